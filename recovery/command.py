@@ -1,0 +1,115 @@
+"""The only place that starts a subprocess.
+
+Programs run in the C locale, without our standard input, found also in the sbin folders, with a time limit.
+A secret goes through ``secret_environment`` or ``input``, never through the arguments, which anyone can read.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recovery.errors import DeviceError, ProgramMissing
+
+log = logging.getLogger(__name__)
+
+SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+
+#: Which Debian package brings a program, for the hint when it is missing.
+PACKAGES = {
+    "blkid": "util-linux",
+    "losetup": "mount",
+    "sfdisk": "fdisk",
+    "restic": "restic",
+    "wipefs": "util-linux",
+    "findmnt": "util-linux",
+    "blockdev": "util-linux",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A program that ended: its exit status (negative: killed by that signal) and what it said."""
+
+    arguments: tuple[str, ...]
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def ok(self) -> bool:
+        """Whether it exited with 0."""
+        return self.status == 0
+
+    @property
+    def reason(self) -> str:
+        """Why it failed, in one line: the last line it wrote to stderr, or its exit status."""
+        if self.status < 0:
+            return f"killed by {signal.Signals(-self.status).name}"
+        lines = [line.strip() for line in self.stderr.decode(errors="replace").splitlines() if line.strip()]
+        return lines[-1] if lines else f"exit status {self.status}"
+
+
+def find_program(name: str) -> Path | None:
+    """Where the program ``name`` is; None when it is not installed."""
+    found = shutil.which(name, path=SEARCH_PATH)
+    return Path(found) if found else None
+
+
+def require_program(name: str, needed_for: str) -> Path:
+    """Where the program ``name`` is.  Raises ProgramMissing, naming what needs it."""
+    found = find_program(name)
+    if found is None:
+        package = PACKAGES.get(name, "partclone" if name.startswith("partclone.") else name)
+        raise ProgramMissing(
+            f"the program {name} is not installed; {needed_for} needs it",
+            f"Install it (on Debian: apt-get install {package}) and try again.",
+        )
+    return found
+
+
+def run(
+    arguments: Sequence[str | os.PathLike[str]],
+    *,
+    needed_for: str,
+    timeout_seconds: float = 60,
+    input: bytes | None = None,
+    environment: Mapping[str, str] | None = None,
+    check: bool = True,
+) -> Completed:
+    """Run a program to its end.
+
+    Raises ProgramMissing when it is not installed, DeviceError when it takes longer than ``timeout_seconds``
+    or, with ``check``, when it fails.  ``needed_for`` completes "... needs it".
+    """
+    name = os.fspath(arguments[0])
+    program = require_program(name, needed_for)
+    line = [os.fspath(program), *(os.fspath(argument) for argument in arguments[1:])]
+    log.debug("run %s", shlex.join(line))
+    clean = {**os.environ, "PATH": SEARCH_PATH, "LC_ALL": "C", "LANGUAGE": "C", **(environment or {})}
+    try:
+        ended = subprocess.run(
+            line,
+            input=input,
+            stdin=subprocess.DEVNULL if input is None else None,
+            capture_output=True,
+            timeout=timeout_seconds,
+            env=clean,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as expired:
+        raise DeviceError(
+            f"{name} did not end within {timeout_seconds:g} s ({needed_for})",
+            "The device may be hanging: see the kernel's log (dmesg).",
+        ) from expired
+    completed = Completed(tuple(line), ended.returncode, ended.stdout, ended.stderr)
+    if check and not completed.ok:
+        raise DeviceError(f"{name} failed ({needed_for}): {completed.reason}", f"It was run as: {shlex.join(line)}")
+    return completed

@@ -1,0 +1,1 @@
+"""Block devices and the raw image files that stand for them."""

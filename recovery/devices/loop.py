@@ -1,0 +1,38 @@
+"""Read-only loop devices over a range of a disk.
+
+A program that reads a partition is given such a device and not the partition itself: the kernel refuses
+every write to it, it works alike on block devices and on raw image files, and it needs no kernel that
+scans partition tables.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from recovery.command import run
+from recovery.extent import Extent
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def read_only_loop(path: Path, extent: Extent, logical_sector_bytes: int = 512) -> Iterator[Path]:
+    """Attach ``extent`` (bytes) of ``path`` as a read-only block device for the time of the ``with`` block.
+
+    Raises DeviceError when no loop device can be had.
+    """
+    arguments: list[str | Path] = ["losetup", "--find", "--show", "--read-only"]
+    arguments += [f"--offset={extent.offset}", f"--sizelimit={extent.length}"]
+    if logical_sector_bytes != 512:
+        arguments.append(f"--sector-size={logical_sector_bytes}")
+    attached = run([*arguments, path], needed_for=f"reading a part of {path}")
+    device = Path(attached.stdout.decode().strip())
+    try:
+        yield device
+    finally:
+        detached = run(["losetup", "--detach", device], needed_for=f"releasing {device}", check=False)
+        if not detached.ok:
+            log.warning("loop device %s could not be released: %s", device, detached.reason)

@@ -1,0 +1,1 @@
+"""What a filesystem is, and which extents of it are used."""

@@ -1,0 +1,1 @@
+"""The system image: a snapshot of whole disks."""
