@@ -1,0 +1,46 @@
+# "make help" lists the targets.  Each sets up what it needs; the second time that is quick.
+
+SHELL := /bin/bash
+MAKEFLAGS += --no-print-directory
+PYTHON ?= python3
+# More arguments for pytest: make test PYTEST_ARGS="-k restore -x"
+PYTEST_ARGS ?=
+# Size of the benchmark's image in GiB of files, and how often each contestant runs.
+BENCH_GIB ?= 4
+BENCH_RUNS ?= 3
+
+.PHONY: help setup demo test check bench lock clean
+
+help:
+	@echo "make setup    system packages, .venv with the locked Python packages (as root, or through sudo)"
+	@echo "make demo     capture a disk, destroy it, restore it, prove the result (needs root)"
+	@echo "make test     every test that needs no virtual machine (disk tests need root)"
+	@echo "make check    lint, format, types, import contracts"
+	@echo "make bench    measure against other programs; BENCH_GIB=1 BENCH_RUNS=1 for a quick look (needs root)"
+	@echo "make lock     write the lock files anew; UPGRADE=1 takes the newest versions"
+	@echo "make clean    remove what was built, and .venv; downloads in .cache stay"
+
+setup:
+	@PYTHON="$(PYTHON)" .ci/setup
+
+demo: setup
+	@.venv/bin/python -m tests.demo
+
+test: setup
+	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+check: setup
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+bench: setup
+	@.venv/bin/python -m tests.bench --gib $(BENCH_GIB) --runs $(BENCH_RUNS)
+
+lock:
+	@.ci/lock
+
+clean:
+	rm -rf .venv build recovery.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find recovery tests -name __pycache__ -type d -prune -exec rm -rf {} +
