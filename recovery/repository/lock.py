@@ -1,0 +1,168 @@
+"""restic's locks: taken, refreshed, respected.
+
+Source: restic's design document, "Locks", and its behaviour: a lock is a small file that is written anew every
+few minutes; it is stale when it is older than 30 minutes, or when its host is this one and its process is gone.
+Readers and writers hold a shared lock, what removes data (``prune``) an exclusive one.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pwd
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from types import TracebackType
+
+from recovery.errors import RecoveryError, RepositoryDamaged, RepositoryLocked
+from recovery.repository.format import LockFile
+from recovery.repository.store import FileKind, LocalStore
+
+log = logging.getLogger(__name__)
+
+STALE_AFTER = timedelta(minutes=30)
+REFRESH_SECONDS = 5 * 60.0
+#: restic's ``refreshabilityTimeout``: a lock that could not be refreshed for so long may be taken for stale soon.
+EXPIRES_AFTER_SECONDS = 25 * 60.0
+_SETTLE_SECONDS = 0.2
+
+_HINT_LOCKED = "Wait until it has ended; if it is certain that nothing else works on it, run 'restic unlock'."
+
+
+class Lock:
+    """A lock on a repository, for the time of a ``with`` block; refreshed by a thread of its own."""
+
+    def __init__(
+        self,
+        store: LocalStore,
+        save: Callable[[LockFile], str],
+        load: Callable[[str], LockFile],
+        *,
+        exclusive: bool = False,
+        refresh_seconds: float = REFRESH_SECONDS,
+    ) -> None:
+        self._store, self._save, self._load = store, save, load
+        self._exclusive = exclusive
+        self._refresh_seconds = refresh_seconds
+        self._name = ""
+        self._refreshed = _clock()
+        self._guard = threading.Lock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep_fresh, name="repository lock", daemon=True)
+
+    def __enter__(self) -> Lock:
+        self._refuse_conflicts()
+        self._name = self._write()
+        try:
+            # Two who asked at the same instant see each other now: restic waits as long.
+            self._ended.wait(_SETTLE_SECONDS)
+            self._refuse_conflicts()
+        except BaseException:
+            self._store.remove(FileKind.LOCK, self._name)
+            raise
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        try:
+            self._store.remove(FileKind.LOCK, self._name)
+        except RecoveryError as failed:
+            log.warning("the repository's lock could not be removed: %s", failed.message)
+
+    def check(self) -> None:
+        """Raise RepositoryLocked when the lock is gone or could not be refreshed: nothing may be published then."""
+        with self._guard:
+            name, refreshed = self._name, self._refreshed
+        if self._store.size(FileKind.LOCK, name) is None:
+            raise RepositoryLocked(
+                "our lock on the repository was removed by somebody else",
+                "Nothing was published since. Make sure that nobody runs 'restic unlock' or 'prune', and run it again.",
+            )
+        if _clock() - refreshed > EXPIRES_AFTER_SECONDS:
+            raise RepositoryLocked(
+                "our lock on the repository could not be refreshed in time",
+                "Nothing was published since. Check the destination, and run it again.",
+            )
+
+    def refresh(self) -> None:
+        """Write the lock anew.  Raises RepositoryLocked when it is gone, DeviceError when it cannot be written."""
+        self.check()
+        fresh = self._write()
+        with self._guard:
+            old, self._name, self._refreshed = self._name, fresh, _clock()
+        self._store.remove(FileKind.LOCK, old)
+
+    def _keep_fresh(self) -> None:
+        while not self._ended.wait(self._refresh_seconds):
+            try:
+                self.refresh()
+            except RecoveryError as error:
+                log.warning("the repository's lock could not be refreshed: %s", error.message)
+
+    def _write(self) -> str:
+        return self._save(
+            LockFile(
+                time=datetime.now(UTC).astimezone(),
+                exclusive=self._exclusive,
+                hostname=socket.gethostname(),
+                username=user_name(),
+                pid=os.getpid(),
+                uid=os.getuid(),
+                gid=os.getgid(),
+            )
+        )
+
+    def _refuse_conflicts(self) -> None:
+        for name, _ in list(self._store.list(FileKind.LOCK)):
+            if name == self._name:
+                continue
+            try:
+                other = self._load(name)
+            except RepositoryDamaged:
+                if self._store.size(FileKind.LOCK, name) is None:
+                    continue  # released meanwhile
+                raise
+            if is_stale(other, datetime.now(UTC)):
+                log.info("a stale lock of %s (process %d) is passed over", other.hostname, other.pid)
+                continue
+            if other.exclusive or self._exclusive:
+                raise RepositoryLocked(
+                    f"the repository is locked{' exclusively' if other.exclusive else ''} by process {other.pid} on "
+                    f"{other.hostname} since {other.time:%Y-%m-%d %H:%M:%S}",
+                    _HINT_LOCKED,
+                )
+
+
+def is_stale(lock: LockFile, now: datetime) -> bool:
+    """Whether restic would take the lock for one whose owner is gone."""
+    if now - lock.time > STALE_AFTER:
+        return True
+    if lock.hostname != socket.gethostname() or lock.pid <= 0:
+        return False
+    try:
+        os.kill(lock.pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _clock() -> float:
+    """Seconds that setting the clock does not move and sleeping does not stop."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def user_name() -> str:
+    """Who we are; the number where there is no name."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -1,0 +1,272 @@
+"""A restic repository: made, opened, locked; its blobs, snapshots and trees read; its small files written.
+
+New blobs in bulk go through ``packer.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import secrets
+import socket
+import struct
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from recovery.errors import NoRepository, RepositoryDamaged, UsageError, WrongPassword
+from recovery.repository.crypto import DoesNotAuthenticate, Key, make_key_file, open_key_file
+from recovery.repository.format import (
+    READ_VERSIONS,
+    BlobType,
+    Config,
+    IndexFile,
+    IndexPack,
+    LockFile,
+    Snapshot,
+    Tree,
+    decode_json,
+    decompress,
+    encode_json,
+    pack_unpacked,
+    unpack_unpacked,
+)
+from recovery.repository.index import Index, Location
+from recovery.repository.lock import REFRESH_SECONDS, Lock, user_name
+from recovery.repository.polynomial import random_irreducible
+from recovery.repository.store import FileKind, LocalStore, file_name
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_KINDS: dict[FileKind, str] = {FileKind.INDEX: "index file", FileKind.SNAPSHOT: "snapshot", FileKind.LOCK: "lock"}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """A snapshot and its id (64 hex digits)."""
+
+    id: str
+    snapshot: Snapshot
+
+
+class Repository:
+    """An open repository."""
+
+    def __init__(self, store: LocalStore, key: Key, config: Config) -> None:
+        self.store, self.key, self.config = store, key, config
+        self.index = Index()
+        self.index_guard = threading.Lock()
+
+    # -- making and opening
+
+    @classmethod
+    def init(cls, folder: Path, password: str, *, version: int = 2) -> Repository:
+        """Make a repository in ``folder``, with two key files: one flipped bit in an only key would lose all.
+
+        Raises UsageError when one is there already, DeviceError or DestinationFull when it cannot be written.
+        """
+        store = LocalStore(folder)
+        if store.exists():
+            raise UsageError(f"{folder} already holds a repository", "Use it as it is, or name another folder.")
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / "keys").is_dir():
+            raise UsageError(f"{folder} is not empty", "Name a new or an empty folder.")
+        store.create()
+        key = Key.generate()
+        for _ in range(2):
+            data = make_key_file(key, password, datetime.now(UTC).astimezone(), user_name(), socket.gethostname())
+            store.save(FileKind.KEY, file_name([data]), [data])
+        config = Config(version, secrets.token_hex(32), f"{random_irreducible():x}")
+        store.save(FileKind.CONFIG, "", [key.seal(encode_json(config))])
+        return cls(store, key, config)
+
+    @classmethod
+    def open(cls, folder: Path, password: str) -> Repository:
+        """Open the repository in ``folder``.
+
+        Raises NoRepository (none there, or of an unknown version), WrongPassword, RepositoryDamaged.
+        """
+        store = LocalStore(folder)
+        if not store.exists():
+            raise NoRepository(
+                f"{folder} holds no repository (its file 'config' is missing)",
+                "Check the path and that the disk is mounted, or make one with 'recovery init'.",
+            )
+        key = _find_key(store, password)
+        try:
+            plain = key.open(store.load(FileKind.CONFIG, ""))
+        except DoesNotAuthenticate as error:
+            raise RepositoryDamaged(
+                "the repository's file 'config' is damaged: it does not authenticate",
+                "Restore that file from a copy of the repository.",
+            ) from error
+        config = decode_json(plain, Config, "the repository's file 'config'")
+        if config.version not in READ_VERSIONS:
+            raise NoRepository(
+                f"the repository has format version {config.version}, and this program reads 1 and 2",
+                "Use a newer version of this program.",
+            )
+        return cls(store, key, config)
+
+    def lock(self, *, exclusive: bool = False, refresh_seconds: float = REFRESH_SECONDS) -> Lock:
+        """A lock for a ``with`` block.  Entering it raises RepositoryLocked when another one excludes it."""
+        return Lock(
+            self.store,
+            lambda lock: self.save_unpacked(FileKind.LOCK, lock),
+            lambda name: self.load_unpacked(FileKind.LOCK, name, LockFile),
+            exclusive=exclusive,
+            refresh_seconds=refresh_seconds,
+        )
+
+    # -- small files
+
+    def save_unpacked(self, kind: FileKind, value: msgspec.Struct) -> str:
+        """Write an index, snapshot or lock file; its name."""
+        sealed = self.key.seal(pack_unpacked(encode_json(value), self.config.version))
+        name = file_name([sealed])
+        self.store.save(kind, name, [sealed])
+        return name
+
+    def load_unpacked(self, kind: FileKind, name: str, form: type[T]) -> T:
+        """Read an index, snapshot or lock file.  Raises RepositoryDamaged, naming it."""
+        what = f"the {_KINDS[kind]} {name[:8]}"
+        data = self.store.load(kind, name)
+        try:
+            plain = self.key.open(data)
+        except DoesNotAuthenticate as error:
+            raise RepositoryDamaged(f"{what} is damaged: it does not authenticate", "Run 'restic check'.") from error
+        return decode_json(unpack_unpacked(plain, what), form, what)
+
+    # -- index
+
+    def load_index(self) -> None:
+        """Read every index file.  Hold a lock first, or a concurrent prune may make it wrong."""
+        index = Index()
+        for name, _ in self.store.list(FileKind.INDEX):
+            file = self.load_unpacked(FileKind.INDEX, name, IndexFile)
+            try:
+                index.add_file(file)
+            except (ValueError, struct.error) as error:
+                raise RepositoryDamaged(
+                    f"the index file {name[:8]} is malformed: {error}", "Run 'restic check'."
+                ) from error
+        with self.index_guard:
+            self.index = index
+
+    def save_index(self, packs: Iterable[IndexPack]) -> str:
+        """Publish packs; they must be on stable storage."""
+        return self.save_unpacked(FileKind.INDEX, IndexFile(packs=list(packs)))
+
+    # -- blobs
+
+    def load_blob(self, blob_type: BlobType, blob_id: bytes) -> bytes:
+        """The content of a blob, checked against its id.
+
+        When it lies in several packs, any whole copy serves.  Raises RepositoryDamaged when none is whole.
+        """
+        problem: RepositoryDamaged | None = None
+        for place in self.index.find_all(blob_type, blob_id):
+            try:
+                sealed = self.store.load_range(FileKind.PACK, place.pack.hex(), place.offset, place.length)
+                return self.open_blob(sealed, blob_id, place)
+            except RepositoryDamaged as error:
+                problem = error
+        raise problem or RepositoryDamaged(f"the blob {blob_id.hex()[:8]} is in no pack", "Run 'restic check'.")
+
+    def open_blob(self, sealed: bytes | memoryview, blob_id: bytes, place: Location) -> bytes:
+        """Authenticate, decrypt, decompress and hash.  Raises RepositoryDamaged."""
+        what = f"the blob {blob_id.hex()[:8]} in pack {place.pack.hex()[:8]}"
+        try:
+            plain = self.key.open(sealed)
+        except DoesNotAuthenticate as error:
+            raise RepositoryDamaged(f"{what} is damaged: it does not authenticate", "Run 'recovery verify'.") from error
+        if place.raw_length:
+            plain = decompress(plain, place.raw_length, what)
+        if hashlib.sha256(plain).digest() != blob_id:
+            raise RepositoryDamaged(f"{what} is damaged: it has another content", "Run 'recovery verify'.")
+        return plain
+
+    def load_tree(self, tree_id: str) -> Tree:
+        """A folder."""
+        data = self.load_blob(BlobType.TREE, bytes.fromhex(tree_id))
+        return decode_json(data, Tree, f"the tree {tree_id[:8]}")
+
+    # -- snapshots
+
+    def snapshots(self) -> tuple[list[StoredSnapshot], list[str]]:
+        """All snapshots, oldest first, and what is wrong with those that cannot be read."""
+        found: list[StoredSnapshot] = []
+        problems: list[str] = []
+        for name, _ in self.store.list(FileKind.SNAPSHOT):
+            try:
+                found.append(StoredSnapshot(name, self.load_unpacked(FileKind.SNAPSHOT, name, Snapshot)))
+            except RepositoryDamaged as error:
+                problems.append(error.message)
+        return sorted(found, key=lambda s: s.snapshot.time), problems
+
+    def find_snapshot(self, name: str, tag: str | None = None) -> StoredSnapshot:
+        """The snapshot called ``name``: an id, a unique prefix of one, or ``latest`` (of those with ``tag``).
+
+        Raises UsageError when there is none or more than one.
+        """
+        found, problems = self.snapshots()
+        if name == "latest":
+            tagged = [s for s in found if tag is None or tag in (s.snapshot.tags or [])]
+            if tagged:
+                return tagged[-1]
+            raise UsageError(
+                "the repository holds no snapshot of that kind", "'recovery snapshots' lists what there is."
+            )
+        matching = [s for s in found if s.id.startswith(name.lower())] if name else []
+        if len(matching) == 1:
+            return matching[0]
+        if matching:
+            raise UsageError(f"{len(matching)} snapshots begin with {name!r}", "Write more digits of the id.")
+        if problems:
+            raise RepositoryDamaged(
+                f"no readable snapshot begins with {name!r}; {'; '.join(problems)}", "Run 'restic check'."
+            )
+        raise UsageError(f"no snapshot begins with {name!r}", "'recovery snapshots' lists what there is.")
+
+    def save_snapshot(self, snapshot: Snapshot) -> str:
+        """Publish a snapshot; everything that it names must be published before.  Its id."""
+        return self.save_unpacked(FileKind.SNAPSHOT, snapshot)
+
+
+def _find_key(store: LocalStore, password: str) -> Key:
+    refused: WrongPassword | None = None
+    damaged: list[str] = []
+    for name, _ in store.list(FileKind.KEY):
+        data = store.load(FileKind.KEY, name)
+        whole = hashlib.sha256(data).hexdigest() == name
+        try:
+            return open_key_file(data, password)
+        except WrongPassword as error:
+            if whole:
+                refused = error
+            else:
+                damaged.append(f"keys/{name[:8]} does not have the content that its name says")
+        except RepositoryDamaged as error:
+            damaged.append(f"keys/{name[:8]}: {error.message}")
+    for problem in damaged:
+        log.warning("a key file is damaged: %s", problem)
+    if refused:
+        raise WrongPassword(f"the password does not open the repository {store}", refused.hint) from refused
+    if damaged:
+        raise RepositoryDamaged(
+            f"no key file of the repository {store} is whole: {'; '.join(damaged)}",
+            "Restore the folder 'keys' from a copy of the repository.",
+        )
+    raise RepositoryDamaged(f"the repository {store} has no key file", "Restore the folder 'keys' from a copy.")
+
+
+def process_identity() -> tuple[str, int, int]:
+    """User name, user id and group id that a snapshot names."""
+    return user_name(), os.getuid(), os.getgid()
