@@ -21,7 +21,9 @@ _FOUND, _NOTHING, _AMBIVALENT = 0, 2, 8
 _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
 
 #: Members of pools and stacks that blkid files under "filesystem", "raid" or "other".
-_VOLUME_TYPES = frozenset({"zfs_member", "bcache", "stratis", "drbd", "drbdmanage_control_volume", "VMFS_volume_member"})
+_VOLUME_TYPES = frozenset(
+    {"zfs_member", "bcache", "stratis", "drbd", "drbdmanage_control_volume", "VMFS_volume_member"}
+)
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -75,7 +77,7 @@ def decode(raw: bytes) -> str:
 
 
 def _fields(ended: Completed) -> dict[str, str]:
-    """blkid's ``KEY=value`` lines; the ``_ENC`` form, which loses nothing, is decoded and takes the plain one's place."""
+    """blkid's ``KEY=value`` lines; the ``_ENC`` form, which loses nothing, takes the plain one's place."""
     found: dict[str, str] = {}
     for line in ended.stdout.split(b"\n"):
         key, equals, value = line.partition(b"=")
