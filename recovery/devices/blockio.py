@@ -1,0 +1,324 @@
+"""Reading sources and writing targets: block devices and raw image files alike.
+
+A source is opened read-only and, when it is a block device, exclusively: the kernel refuses what is mounted.
+Reads go through the page cache, whose pages are given back behind the reader; only where a read fails is it tried
+again past the cache, piece by piece and at last sector by sector.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import mmap
+import os
+import stat
+import struct
+from pathlib import Path
+from types import TracebackType
+
+from recovery.errors import DestinationFull, DeviceError, RecoveryError, Refused
+from recovery.extent import Extent, Extents
+from recovery.units import KIB, MIB, align_down
+
+log = logging.getLogger(__name__)
+
+#: Read errors of the medium; any other means that the device itself is gone or refuses.
+_MEDIUM_ERRORS = (errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO, errno.ETIMEDOUT)
+
+#: A gap between used extents that is shorter is read through and zeroed: cheaper than one more read.
+_READ_THROUGH_BYTES = 64 * KIB
+_RETRY_BYTES = 64 * KIB
+_ZEROS = memoryview(bytes(MIB))
+
+_BLKGETSIZE64 = 0x80081272
+_BLKDISCARD = 0x1277
+_BLKFLSBUF = 0x1261
+_BLKRRPART = 0x125F
+_FALLOC_FL_KEEP_SIZE, _FALLOC_FL_PUNCH_HOLE = 1, 2
+
+#: Written data is pushed to the medium at least this often, so that stopping never waits long.
+_SYNC_EVERY_BYTES = 256 * MIB
+
+
+def size_of(file: int) -> int:
+    """Size in bytes of an open block device or regular file."""
+    status = os.fstat(file)
+    if stat.S_ISBLK(status.st_mode):
+        answer = fcntl.ioctl(file, _BLKGETSIZE64, bytes(8))
+        return int(struct.unpack("=Q", answer)[0])
+    return status.st_size
+
+
+class _Device:
+    """An open disk, for the time of a ``with`` block."""
+
+    def __init__(self, path: Path, flags: int) -> None:
+        self.path = path
+        self.is_block = stat.S_ISBLK(path.stat().st_mode) if path.exists() else False
+        try:
+            self._file = os.open(path, flags | os.O_CLOEXEC | (os.O_EXCL if self.is_block else 0))
+        except OSError as error:
+            raise _open_error(path, error) from error
+        self.size_bytes = size_of(self._file)
+
+    def close(self) -> None:
+        """Let go of the disk."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class SourceReader(_Device):
+    """Reads a source.  ``sector_bytes`` is what a failing read is narrowed down to."""
+
+    def __init__(self, path: Path, sector_bytes: int) -> None:
+        super().__init__(path, os.O_RDONLY)
+        self.sector_bytes = sector_bytes
+        self._direct: int | None = None
+        self._bounce: mmap.mmap | None = None
+        os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+
+    def __enter__(self) -> SourceReader:
+        return self
+
+    def close(self) -> None:
+        """Let go of the disk."""
+        super().close()
+        if self._direct is not None:
+            os.close(self._direct)
+            self._direct = None
+
+    def read(self, extent: Extent, used: Extents, buffer: memoryview) -> Extents:
+        """Fill ``buffer[:extent.length]`` with the used bytes of ``extent``, zeros elsewhere.
+
+        ``used`` holds absolute offsets.  The extents returned could not be read and are zeros too.
+        Raises DeviceError when the device is gone.
+        """
+        filled = extent.offset
+        unreadable: list[Extent] = []
+        for run in _merge_near(used.clip(extent)):
+            _zero(buffer, filled - extent.offset, run.offset - extent.offset)
+            unreadable += self._read_run(run, buffer[run.offset - extent.offset : run.end - extent.offset])
+            filled = run.end
+        _zero(buffer, filled - extent.offset, extent.length)
+        for gap in used.clip(extent).invert(extent):
+            if gap.length < _READ_THROUGH_BYTES:
+                _zero(buffer, gap.offset - extent.offset, gap.end - extent.offset)
+        return Extents(unreadable).intersect(used) if unreadable else Extents()
+
+    def drop_cache(self, before: int) -> None:
+        """Give the page cache below the offset ``before`` back."""
+        os.posix_fadvise(self._file, 0, before, os.POSIX_FADV_DONTNEED)
+
+    def _read_run(self, run: Extent, buffer: memoryview) -> list[Extent]:
+        done = 0
+        unreadable: list[Extent] = []
+        while done < run.length:
+            try:
+                count = os.preadv(self._file, [buffer[done:]], run.offset + done)
+            except OSError as error:
+                self._expect_medium_error(error)
+                count = min(_RETRY_BYTES - (run.offset + done) % _RETRY_BYTES, run.length - done)
+                failed = Extent(run.offset + done, count)
+                unreadable += self._read_sectors(failed, buffer[done : done + count])
+            if count == 0:
+                raise DeviceError(
+                    f"{self.path} ended at byte {run.offset + done}, before its size of {self.size_bytes}",
+                    "The disk or file became shorter while it was read.",
+                )
+            done += count
+        return unreadable
+
+    def _read_sectors(self, extent: Extent, buffer: memoryview) -> list[Extent]:
+        """Read a failing piece past the page cache, then sector by sector; sectors that fail become zeros."""
+        unreadable: list[Extent] = []
+        start = align_down(extent.offset, self.sector_bytes)
+        for sector in range(start, extent.end, self.sector_bytes):
+            low, high = max(sector, extent.offset), min(sector + self.sector_bytes, extent.end)
+            place = buffer[low - extent.offset : high - extent.offset]
+            data = self._read_direct(Extent(sector, min(self.sector_bytes, self.size_bytes - sector)))
+            if data is None:
+                _zero(place, 0, len(place))
+                unreadable.append(Extent(low, high - low))
+            else:
+                place[:] = data[low - sector : high - sector]
+        if unreadable:
+            log.info("%d sectors at %d of %s are unreadable", len(unreadable), extent.offset, self.path)
+        return unreadable
+
+    def _read_direct(self, sector: Extent) -> memoryview | None:
+        if self._direct is None:
+            try:
+                self._direct = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+            except OSError:  # not every filesystem can; the cached read of one sector is tried then
+                self._direct = os.dup(self._file)
+            self._bounce = mmap.mmap(-1, max(self.sector_bytes, mmap.PAGESIZE))
+        view = memoryview(self._bounce or b"")[: sector.length]
+        try:
+            count = os.preadv(self._direct, [view], sector.offset)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # the device wants larger direct reads than its sectors
+                return self._read_cached(sector, view)
+            self._expect_medium_error(error)
+            return None
+        return view if count == sector.length else None
+
+    def _read_cached(self, sector: Extent, view: memoryview) -> memoryview | None:
+        try:
+            return view if os.preadv(self._file, [view], sector.offset) == sector.length else None
+        except OSError as error:
+            self._expect_medium_error(error)
+            return None
+
+    def _expect_medium_error(self, error: OSError) -> None:
+        if error.errno in _MEDIUM_ERRORS and size_of(self._file) == self.size_bytes:
+            return
+        raise DeviceError(
+            f"{self.path} cannot be read any more: {error.strerror}", "Check its cable; see the kernel's log (dmesg)."
+        ) from error
+
+
+class TargetWriter(_Device):
+    """Writes a target, which is opened exclusively; nothing is written by opening it.
+
+    ``create_bytes``: a file that does not exist is made, sparse, of this size.
+    Raises Refused when somebody else has it open for the same, DeviceError.
+    """
+
+    def __init__(self, path: Path, create_bytes: int | None = None) -> None:
+        flags = os.O_RDWR
+        if create_bytes is not None and not path.exists():
+            flags |= os.O_CREAT | os.O_EXCL
+        super().__init__(path, flags)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if flags & os.O_CREAT:
+                os.ftruncate(self._file, create_bytes or 0)
+        except OSError as error:
+            self.close()
+            if error.errno == errno.EWOULDBLOCK:
+                raise Refused(f"{path} is being written by another program", "Wait until it has ended.") from error
+            raise _write_error(path, error) from error
+        self.size_bytes = size_of(self._file)
+        self._unsynced = 0
+
+    def __enter__(self) -> TargetWriter:
+        return self
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Write all of ``data`` at ``offset``.  Raises DestinationFull, DeviceError."""
+        view = memoryview(data)
+        try:
+            while len(view):
+                count = os.pwrite(self._file, view, offset)
+                view = view[count:]
+                offset += count
+                self._unsynced += count
+            if self._unsynced >= _SYNC_EVERY_BYTES:
+                self.sync()
+        except OSError as error:
+            raise _write_error(self.path, error) from error
+
+    def read(self, extent: Extent) -> bytes:
+        """Read from the target itself; shorter at its end."""
+        try:
+            return os.pread(self._file, extent.length, extent.offset)
+        except OSError as error:
+            raise DeviceError(f"{self.path} cannot be read back: {error.strerror}", "The target is faulty.") from error
+
+    def sync(self) -> None:
+        """Return when everything written is on stable storage."""
+        try:
+            os.fsync(self._file)
+            os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise _write_error(self.path, error) from error
+        self._unsynced = 0
+
+    def drop_cache(self) -> None:
+        """Make the next reads come from the medium.  Call after ``sync``."""
+        if self.is_block:
+            fcntl.ioctl(self._file, _BLKFLSBUF, 0)
+        os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def discard(self, extent: Extent) -> bool:
+        """Tell the device, or the file's filesystem, that ``extent`` is not used; whether it could be told."""
+        try:
+            if self.is_block:
+                fcntl.ioctl(self._file, _BLKDISCARD, struct.pack("=QQ", extent.offset, extent.length))
+            else:
+                _punch_hole(self._file, extent)
+        except OSError as error:
+            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS):
+                return False
+            raise _write_error(self.path, error) from error
+        return True
+
+    def reread_table(self) -> bool:
+        """Have the kernel read the partition table anew; whether it did (a file has none to read)."""
+        if not self.is_block:
+            return False
+        try:
+            fcntl.ioctl(self._file, _BLKRRPART, 0)
+        except OSError as error:
+            log.info("the kernel did not read the new table of %s: %s", self.path, error.strerror)
+            return False
+        return True
+
+    def reader(self, sector_bytes: int) -> SourceReader:
+        """A reader of what was written, on the same open target."""
+        made = SourceReader.__new__(SourceReader)
+        made.path, made.is_block, made.size_bytes = self.path, self.is_block, self.size_bytes
+        made.sector_bytes = sector_bytes
+        made._file = os.dup(self._file)
+        made._direct, made._bounce = None, None
+        return made
+
+
+def _merge_near(extents: Extents) -> list[Extent]:
+    """Extents with short gaps between them as one."""
+    runs: list[Extent] = []
+    for extent in extents:
+        if runs and extent.offset - runs[-1].end < _READ_THROUGH_BYTES:
+            runs[-1] = Extent(runs[-1].offset, extent.end - runs[-1].offset)
+        else:
+            runs.append(extent)
+    return runs
+
+
+def _zero(buffer: memoryview, start: int, end: int) -> None:
+    while start < end:
+        length = min(end - start, len(_ZEROS))
+        buffer[start : start + length] = _ZEROS[:length]
+        start += length
+
+
+def _punch_hole(file: int, extent: Extent) -> None:
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    mode = _FALLOC_FL_KEEP_SIZE | _FALLOC_FL_PUNCH_HOLE
+    if libc.fallocate(file, mode, extent.offset, extent.length) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _open_error(path: Path, error: OSError) -> RecoveryError:
+    if error.errno == errno.EBUSY:
+        return Refused(f"{path} is in use (mounted, or held by another program)", "Unmount it, and try again.")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return DeviceError(f"no permission to open {path}", "Run it as root.")
+    return DeviceError(f"{path} cannot be opened: {error.strerror}", "'recovery disks' lists what there is.")
+
+
+def _write_error(path: Path, error: OSError) -> RecoveryError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return DestinationFull(f"there is no room left for {path}", "Free some space where that file lies.")
+    return DeviceError(f"{path} cannot be written: {error.strerror}", "The target or its cable is faulty: see dmesg.")

@@ -1,0 +1,144 @@
+"""``system.json``: what the bytes of a system image alone do not say.
+
+Versioned: ``version`` is ``major.minor``; a newer major version is refused, unknown fields are ignored.
+Every size and offset is in bytes.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from recovery.devices.probe import Content
+from recovery.devices.table import PartitionTable
+from recovery.errors import RepositoryDamaged, UsageError
+
+VERSION = "1.0"
+MANIFEST_NAME = "system.json"
+TAG = "system-image"
+TAG_INCOMPLETE = "incomplete"
+
+#: An image with more unreadable extents than this names the first of them in its manifest, and all in its map.
+MAX_NAMED_EXTENTS = 1000
+
+
+class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The machine that the image was captured on.  Empty text: not known."""
+
+    hostname: str = ""
+    vendor: str = ""
+    product: str = ""
+    serial: str = ""
+    uuid: str = ""
+    bios_version: str = ""
+    firmware: Literal["bios", "uefi", ""] = ""
+    secure_boot: bool | None = None
+    boot_entries: tuple[str, ...] = ()
+    architecture: str = ""
+    kernel: str = ""
+
+
+class LayoutRecord(msgspec.Struct, frozen=True):
+    """What the layout of an image file follows from, beside the domain map; ``pieces`` is how many blobs it has."""
+
+    chunk_bytes: int
+    grid: tuple[int, ...]
+    pieces: int
+
+
+class ImagePartition(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One partition of a captured disk; number 0 is a filesystem straight on the disk.
+
+    ``method`` says how its used extents were found: ``map`` (the filesystem's own map), ``swap-header``, ``whole``
+    (``reason`` says why), or ``left-out``.
+    """
+
+    number: int
+    offset: int
+    length: int
+    role: str
+    method: str
+    used_bytes: int
+    reason: str = ""
+    tool: str = ""
+    content: Content | None = None
+
+
+class UnreadableArea(msgspec.Struct, frozen=True):
+    """An area that could not be read, and the partition it lies in (None: in none)."""
+
+    offset: int
+    length: int
+    partition: int | None = None
+
+
+class ImageDisk(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One captured disk.  ``image``, ``domain`` and ``map`` are names of files beside the manifest."""
+
+    name: str
+    image: str
+    domain: str
+    map: str
+    size_bytes: int
+    logical_sector_bytes: int
+    physical_sector_bytes: int
+    layout: LayoutRecord
+    used_bytes: int
+    unreadable_bytes: int = 0
+    unreadable: tuple[UnreadableArea, ...] = ()
+    model: str = ""
+    serial: str = ""
+    wwn: str = ""
+    transport: str = ""
+    table: PartitionTable | None = None
+    content: Content | None = None
+    partitions: tuple[ImagePartition, ...] = ()
+    findings: tuple[str, ...] = ()
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """The whole of ``system.json``."""
+
+    version: str
+    created: datetime
+    program_version: str
+    machine: Machine
+    disks: tuple[ImageDisk, ...]
+    tools: dict[str, str] = {}
+
+    def disk(self, name: str | None) -> ImageDisk:
+        """The disk called ``name``; the only one when None.  Raises UsageError."""
+        names = ", ".join(disk.name for disk in self.disks)
+        if name is None:
+            if len(self.disks) == 1:
+                return self.disks[0]
+            raise UsageError(f"the image holds {len(self.disks)} disks ({names})", "Choose one with --disk NAME.")
+        for disk in self.disks:
+            if disk.name == name:
+                return disk
+        raise UsageError(f"the image holds no disk {name!r}", f"It holds: {names}.")
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """JSON, readable by people too."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """Raises RepositoryDamaged when it is malformed, UsageError when it is newer than this program."""
+
+    class Version(msgspec.Struct):
+        version: str
+
+    try:
+        version = msgspec.json.decode(data, type=Version).version
+        if int(version.split(".")[0]) > int(VERSION.split(".")[0]):
+            raise UsageError(
+                f"the system image has format version {version}, and this program reads {VERSION}",
+                "Use a newer version of this program; 'restic dump' gives the raw disk with any.",
+            )
+        return msgspec.json.decode(data, type=Manifest)
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise RepositoryDamaged(f"the image's manifest is malformed: {error}", "Run 'recovery verify'.") from error

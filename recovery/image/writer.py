@@ -1,0 +1,196 @@
+"""Blobs of a system image into the repository: chunks in parallel and in order, small files, the root tree.
+
+::
+
+    caller: read chunk into a pooled buffer
+      workers (one a processor): SHA-256 -> known? -> compress, encrypt
+        caller: in order -> PackWriter
+
+A known chunk costs its hash alone.  At most ``_AHEAD`` chunks a worker are under way, so memory is bounded by the pool.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+
+import msgspec
+import zstandard
+
+from recovery.errors import RepositoryDamaged
+from recovery.image.layout import zero_id
+from recovery.repository.format import ID_BYTES, BlobType, Node
+from recovery.repository.packer import PackWriter, SealedBlob, compressor, seal_blob
+from recovery.repository.repository import Repository
+from recovery.units import MIB
+
+_AHEAD = 3
+_FILE_PIECE_BYTES = MIB
+_IDS_AT_ONCE = 4096
+
+#: What a worker hands back: the chunk's id, and the sealed blob when it is new.
+_Hashed = tuple[bytes, SealedBlob | None]
+
+
+@dataclass(slots=True)
+class StoreCounters:
+    """What went into the repository, in bytes of disk content and in blobs."""
+
+    new_bytes: int = 0
+    known_bytes: int = 0
+    new_blobs: int = 0
+    tree_blobs: int = 0
+
+
+class ChunkWriter:
+    """Stores chunks in the order given and collects their ids; for the time of a ``with`` block."""
+
+    def __init__(self, repository: Repository, packs: PackWriter, *, level: int, chunk_bytes: int) -> None:
+        self._repository, self._packs, self._level = repository, packs, level
+        self._workers = max(2, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="chunk")
+        self._chunk_bytes = chunk_bytes
+        self._buffers: list[memoryview] = []
+        self._under_way: deque[tuple[Future[_Hashed], memoryview | None, int]] = deque()
+        self.ids = bytearray()
+        self.counters = StoreCounters()
+
+    def __enter__(self) -> ChunkWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=error is not None)
+
+    def buffer(self) -> memoryview:
+        """A buffer of one chunk to fill and give to ``put``; waits for a free one, and stores what is done."""
+        while len(self._under_way) >= _AHEAD * self._workers:
+            self._store_oldest()
+        return self._buffers.pop() if self._buffers else memoryview(bytearray(self._chunk_bytes))
+
+    def put(self, buffer: memoryview, length: int) -> None:
+        """Store the first ``length`` bytes of ``buffer`` as the next chunk; the buffer is not the caller's any more."""
+        self._under_way.append((self._pool.submit(self._hash_and_seal, buffer[:length]), buffer, length))
+        while self._under_way and self._under_way[0][0].done():
+            self._store_oldest()
+
+    def put_zeros(self, length: int) -> None:
+        """Store ``length`` zero bytes, a piece of a hole, as the next blob."""
+        blob_id = zero_id(length)
+        new = self._packs.claim(BlobType.DATA, blob_id)
+        done: Future[_Hashed] = Future()
+        done.set_result((blob_id, seal_zeros(self._repository, length, self._level) if new else None))
+        self._under_way.append((done, None, 0))
+
+    def flush(self) -> None:
+        """Wait until every chunk given is stored."""
+        while self._under_way:
+            self._store_oldest()
+
+    def take_ids(self) -> bytearray:
+        """The ids of all blobs since the last call, joined."""
+        self.flush()
+        ids, self.ids = self.ids, bytearray()
+        return ids
+
+    def _hash_and_seal(self, chunk: memoryview) -> _Hashed:
+        blob_id = hashlib.sha256(chunk).digest()
+        if not self._packs.claim(BlobType.DATA, blob_id):
+            return blob_id, None
+        return blob_id, seal_blob(self._repository, BlobType.DATA, blob_id, chunk, self._level)
+
+    def _store_oldest(self) -> None:
+        future, buffer, length = self._under_way.popleft()
+        blob_id, sealed = future.result()
+        if buffer is not None:
+            self._buffers.append(buffer)
+        self.ids += blob_id
+        if sealed is None:
+            self.counters.known_bytes += length
+        else:
+            self._packs.add(sealed)
+            self.counters.new_bytes += length
+            self.counters.new_blobs += 1
+
+
+def seal_zeros(repository: Repository, length: int, level: int) -> SealedBlob:
+    """A blob of ``length`` zero bytes, made without holding them in memory."""
+    if repository.config.version == 1:
+        return SealedBlob(BlobType.DATA, zero_id(length), repository.key.seal(bytes(length)), 0)
+    block = bytes(min(length, MIB))
+    pieces = (block[: min(MIB, length - at)] for at in range(0, length, MIB))
+    compressed = _compress(pieces, length, level)
+    return SealedBlob(BlobType.DATA, zero_id(length), repository.key.seal(compressed), length)
+
+
+def store_file(repository: Repository, packs: PackWriter, pieces: Iterable[bytes], level: int) -> tuple[bytearray, int]:
+    """Store a small file, given in pieces of any size; the ids of its blobs, joined, and its length in bytes."""
+    ids, length = bytearray(), 0
+    for piece in _regroup(pieces, _FILE_PIECE_BYTES):
+        blob_id = hashlib.sha256(piece).digest()
+        if packs.claim(BlobType.DATA, blob_id):
+            packs.add(seal_blob(repository, BlobType.DATA, blob_id, piece, level))
+        ids += blob_id
+        length += len(piece)
+    return ids, length
+
+
+def _regroup(pieces: Iterable[bytes], size: int) -> Iterator[bytes]:
+    collected = bytearray()
+    for piece in pieces:
+        collected += piece
+        while len(collected) >= size:
+            yield bytes(collected[:size])
+            del collected[:size]
+    if collected:
+        yield bytes(collected)
+
+
+def store_tree(repository: Repository, packs: PackWriter, files: Iterable[tuple[Node, bytearray]], level: int) -> str:
+    """Store the root folder holding ``files`` (a node and the ids of its blobs); its id in hex.
+
+    A disk's list of ids is long, so the JSON is never held whole: it is made twice, once to be hashed and once to be
+    compressed.
+    """
+    entries = sorted(files, key=lambda entry: entry[0].name.encode())
+    digest = hashlib.sha256()
+    length = 0
+    for piece in _tree_json(entries):
+        digest.update(piece)
+        length += len(piece)
+    tree_id = digest.digest()
+    if packs.claim(BlobType.TREE, tree_id):
+        if repository.config.version == 1:
+            blob = SealedBlob(BlobType.TREE, tree_id, repository.key.seal(b"".join(_tree_json(entries))), 0)
+        else:
+            compressed = _compress(_tree_json(entries), length, level)
+            blob = SealedBlob(BlobType.TREE, tree_id, repository.key.seal(compressed), length)
+        packs.add(blob)
+    return tree_id.hex()
+
+
+def _tree_json(entries: list[tuple[Node, bytearray]]) -> Iterator[bytes]:
+    """The tree as restic writes it: compact, ended by a newline."""
+    yield b'{"nodes":['
+    for number, (node, ids) in enumerate(entries):
+        if len(ids) % ID_BYTES:
+            raise RepositoryDamaged("a list of blob ids was cut", "This is a bug: please report it.")
+        head = msgspec.json.encode(node)
+        yield (b"," if number else b"") + head[:-1] + b',"content":['
+        step = _IDS_AT_ONCE * ID_BYTES
+        for at in range(0, len(ids), step):
+            hexed = ids[at : at + step].hex("\n", ID_BYTES).replace("\n", '","')
+            yield f'{"," if at else ""}"{hexed}"'.encode()
+        yield b"]}"
+    yield b"]}\n"
+
+
+def _compress(pieces: Iterable[bytes], length: int, level: int) -> bytes:
+    stream = compressor(level).compressobj(size=length)
+    out = [stream.compress(piece) for piece in pieces]
+    out.append(stream.flush(zstandard.COMPRESSOBJ_FLUSH_FINISH))
+    return b"".join(out)
