@@ -320,6 +320,8 @@ def _examine_other(reader: SectorReader, sector_bytes: int, mbr: Mbr | None) -> 
         return TableReading(_foreign_table(parted, reader, sector_bytes))
     if mbr is None or (parted.label is None and seen != "dos") or (content is not None and seen is None):
         return TableReading(None)
+    if content is not None and content.kind != "table" and (not mbr.primaries or _boot_sector(reader)):
+        return TableReading(None)
     return TableReading(_msdos_table(reader, sector_bytes, mbr, parted))
 
 
@@ -420,9 +422,19 @@ def _compare(entries: tuple[TableEntry, ...], parted: LibpartedView, label: str,
 
 
 def _boot_sector(reader: SectorReader) -> bool:
-    """Whether the first sector begins like that of a FAT, exFAT or NTFS filesystem."""
-    start = reader.read(0, 16)
-    return start[:1] in (b"\xeb", b"\xe9") and start[11:13] in (b"\0\x02", b"\0\x04", b"\0\x08", b"\0\x10", b"\0\0")
+    """Whether the first sector begins like that of a FAT, exFAT or NTFS filesystem (GRUB's begins with a jump too)."""
+    start = reader.read(0, 32)
+    if start[:1] not in (b"\xeb", b"\xe9") or len(start) < 32:
+        return False
+    if start[3:11] in (b"NTFS    ", b"EXFAT   "):
+        return True
+    sector_bytes, cluster_sectors = int.from_bytes(start[11:13], "little"), start[13]
+    return (
+        sector_bytes in (512, 1024, 2048, 4096)
+        and cluster_sectors.bit_count() == 1
+        and start[14:16] != b"\0\0"
+        and start[16] in (1, 2)
+    )
 
 
 def _holds_contents(reader: SectorReader, sector_bytes: int) -> bool:

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from recovery.errors import DeviceError
 from recovery.extent import Extent
@@ -89,6 +90,23 @@ def open_sectors(path: Path, size_bytes: int) -> Iterator[SectorReader]:
         os.close(descriptor)
 
 
+class _Header(NamedTuple):
+    signature: bytes
+    revision: int
+    size: int
+    checksum: int
+    reserved: int
+    lba: int
+    other_lba: int
+    first_usable_lba: int
+    last_usable_lba: int
+    disk_guid: bytes
+    entries_lba: int
+    entry_count: int
+    entry_bytes: int
+    entries_checksum: int
+
+
 @dataclass(frozen=True, slots=True)
 class GptEntry:
     """One partition of a GPT; LBAs are inclusive, as on disk."""
@@ -144,15 +162,34 @@ class GptCopy:
 
     def moved(self, lba: int, other_lba: int, entries_lba: int, last_usable_lba: int | None = None) -> bytes:
         """This header as it must read at another place: one sector, checksummed."""
-        fields = list(_HEADER.unpack_from(self.header))
-        fields[3], fields[5], fields[6], fields[10] = 0, lba, other_lba, entries_lba
+        fields = _Header(*_HEADER.unpack_from(self.header))
+        fields = fields._replace(checksum=0, lba=lba, other_lba=other_lba, entries_lba=entries_lba)
         if last_usable_lba is not None:
-            fields[8] = last_usable_lba
-        size = fields[2]
-        header = bytearray(self.header[:size])
+            fields = fields._replace(last_usable_lba=last_usable_lba)
+        header = bytearray(self.header[: fields.size])
         _HEADER.pack_into(header, 0, *fields)
         struct.pack_into("<I", header, 16, zlib.crc32(header))
         return bytes(header).ljust(self.sector_bytes, b"\0")
+
+
+def _checked_header(sector: bytes, lba: int) -> _Header | str:
+    if sector[:8] != GPT_SIGNATURE:
+        return "its signature is gone"
+    header = _Header(*_HEADER.unpack_from(sector))
+    if not _HEADER.size <= header.size <= len(sector):
+        return "its header is garbled"
+    if zlib.crc32(sector[:16] + bytes(4) + sector[20 : header.size]) != header.checksum:
+        return "its checksum is wrong"
+    sound = header.lba == lba and header.entry_bytes >= 128 and header.entry_bytes % 8 == 0
+    if not sound or not 0 < header.entry_count * header.entry_bytes <= _MAX_ENTRIES_BYTES:
+        return "its header is garbled"
+    return header
+
+
+def gpt_entries_lba(reader: SectorReader, sector_bytes: int) -> int | None:
+    """Where the primary header, if it is sound, says that its entries are; they may be damaged."""
+    header = _checked_header(reader.read(sector_bytes, sector_bytes).ljust(sector_bytes, b"\0"), 1)
+    return None if isinstance(header, str) else header.entries_lba
 
 
 def read_gpt(reader: SectorReader, lba: int, sector_bytes: int) -> GptCopy | str:
@@ -160,23 +197,25 @@ def read_gpt(reader: SectorReader, lba: int, sector_bytes: int) -> GptCopy | str
     sector = reader.read(lba * sector_bytes, sector_bytes)
     if len(sector) < sector_bytes or lba < 1:
         return "it lies beyond the end of the disk"
-    if sector[:8] != GPT_SIGNATURE:
-        return "its signature is gone"
-    fields = _HEADER.unpack_from(sector)
-    size, checksum, own, other, first, last, disk, entries_lba, count, entry_bytes, entries_checksum = (
-        fields[2], fields[3], *fields[5:]
-    )  # fmt: skip
-    if not _HEADER.size <= size <= sector_bytes:
-        return "its header is garbled"
-    if zlib.crc32(sector[:16] + bytes(4) + sector[20:size]) != checksum:
-        return "its checksum is wrong"
-    length = count * entry_bytes
-    if own != lba or entry_bytes < 128 or entry_bytes % 8 or not 0 < length <= _MAX_ENTRIES_BYTES:
-        return "its header is garbled"
-    entries = reader.read(entries_lba * sector_bytes, length)
-    if len(entries) < length or zlib.crc32(entries) != entries_checksum:
+    header = _checked_header(sector, lba)
+    if isinstance(header, str):
+        return header
+    length = header.entry_count * header.entry_bytes
+    entries = reader.read(header.entries_lba * sector_bytes, length)
+    if len(entries) < length or zlib.crc32(entries) != header.entries_checksum:
         return "the checksum of its entries is wrong"
-    return GptCopy(sector_bytes, sector, entries, own, other, first, last, _guid(disk), entries_lba, entry_bytes)
+    return GptCopy(
+        sector_bytes=sector_bytes,
+        header=sector,
+        entries=entries,
+        lba=header.lba,
+        other_lba=header.other_lba,
+        first_usable_lba=header.first_usable_lba,
+        last_usable_lba=header.last_usable_lba,
+        disk_guid=_guid(header.disk_guid),
+        entries_lba=header.entries_lba,
+        entry_bytes=header.entry_bytes,
+    )
 
 
 def find_backup_gpt(reader: SectorReader, sector_sizes: tuple[int, ...]) -> GptCopy | None:
@@ -201,6 +240,22 @@ def protective_mbr(total_sectors: int, sector_bytes: int, boot_code: bytes = b""
     entry = _MBR_ENTRY.pack(0, b"\x00\x02\x00", PROTECTIVE_TYPE, b"\xff\xff\xff", 1, count)
     sector = boot_code[:446].ljust(446, b"\0") + entry + bytes(48) + b"\x55\xaa"
     return sector.ljust(sector_bytes, b"\0")
+
+
+def resized_protective_mbr(sector: bytes, total_sectors: int) -> bytes | None:
+    """A protective MBR as it reads on a disk of another size, its boot code kept; None when it is none.
+
+    A hybrid MBR, whose protective entry does not span the disk, stays as it is.
+    """
+    records = [entry for entry in _records(sector, 0, 0) if entry.type]
+    if sector[510:512] != b"\x55\xaa" or not any(entry.type == PROTECTIVE_TYPE for entry in records):
+        return None
+    if len(records) > 1:
+        return sector
+    changed = bytearray(sector)
+    place = 446 + (records[0].number - 1) * _MBR_ENTRY.size + 12
+    changed[place : place + 4] = min(total_sectors - 1, 0xFFFFFFFF).to_bytes(4, "little")
+    return bytes(changed)
 
 
 @dataclass(frozen=True, slots=True)
