@@ -40,8 +40,8 @@ def not_closed_cleanly(name: str, how_it_shows: str) -> CaptureWhole:
 class Inspection:
     """A clean filesystem's answer, in bytes from the partition's start.
 
-    ``required`` are areas that its map must hold; if it does not, they are added and that is said.  ``besides`` are used
-    areas that a map is known to pass over.
+    ``required`` are areas that its map must hold; if it does not, they are added and that is said.  ``besides`` are
+    used areas that a map is known to pass over.
     """
 
     required: Extents

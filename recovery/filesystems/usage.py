@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from recovery.command import run
-from recovery.devices.mapfile import MapError, parse_map
+from recovery.devices.mapfile import parse_map
 from recovery.devices.probe import Content
-from recovery.errors import DeviceError, ProgramMissing
+from recovery.errors import RecoveryError
 from recovery.extent import Extent, Extents
 from recovery.filesystems import btrfs, ext, f2fs, fat, hfsplus, ntfs, xfs
 from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, open_source
@@ -94,8 +94,8 @@ def used_extents(
     """Which bytes of the partition ``extent`` (bytes) of the disk or image file ``path`` are used.
 
     ``content`` is what ``probe`` saw there.  ``scratch`` is a folder for a short-lived map file, tens of bytes for each
-    fragment; by default the system's.  Nothing is written to the source.  Whatever goes wrong makes the answer
-    "whole", with the reason; only a disk from which no loop device can be made raises DeviceError.
+    fragment; by default the system's.  Nothing is written to the source.  Whatever goes wrong, a missing program
+    too, makes the answer "whole", with the reason.
     """
     whole = Extents([(0, extent.length)])
     if content is None:
@@ -104,20 +104,20 @@ def used_extents(
     family = _FAMILIES.get(content.type) if content.kind == "filesystem" else None
     if family is None and not swap:
         return Usage(whole, "whole", _NO_MAP_KNOWN[content.kind].format(type=content.type))
-    with open_source(path, extent, logical_sector_bytes) as source:
-        try:
+    try:
+        with open_source(path, extent, logical_sector_bytes) as source:
             if source.size_bytes != extent.length:
                 raise CaptureWhole("it does not lie on the disk with its whole length")
-            if swap or family is None:
+            if family is None:
                 return Usage(swap_header(source).align(logical_sector_bytes, extent.length), "swap-header")
             return _mapped(source, family, logical_sector_bytes, scratch)
-        except CaptureWhole as answer:
-            return Usage(whole, "whole", answer.reason, answer.clean)
-        except (ProgramMissing, DeviceError, MapError) as error:
-            return Usage(whole, "whole", error.message)
-        except (struct.error, ArithmeticError, ValueError, IndexError) as error:
-            log.warning("the %s filesystem at byte %d of %s: %r", content.type, extent.offset, path, error)
-            return Usage(whole, "whole", f"the metadata of its {content.type} filesystem make no sense")
+    except CaptureWhole as answer:
+        return Usage(whole, "whole", answer.reason, answer.clean)
+    except RecoveryError as error:
+        return Usage(whole, "whole", error.message)
+    except (struct.error, ArithmeticError, ValueError, IndexError) as error:
+        log.warning("the %s filesystem at byte %d of %s: %r", content.type, extent.offset, path, error)
+        return Usage(whole, "whole", f"the metadata of its {content.type} filesystem make no sense")
 
 
 def _mapped(source: FilesystemSource, family: _Family, sector_bytes: int, scratch: Path | None) -> Usage:
