@@ -1,0 +1,108 @@
+"""Why a disk may not be read from or written to, as sentences; an empty list means that nothing speaks against it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from recovery.devices.disk import Disk
+from recovery.devices.probe import Content
+from recovery.devices.usage import System
+
+#: Where live systems mount the medium they were started from.
+_BOOT_MEDIA = ("/run/live/medium", "/run/live/persistence", "/lib/live/mount/medium", "/cdrom", "/run/initramfs/live")
+
+_MEMBERSHIP = {
+    "raid": "a member of a RAID array",
+    "lvm": "a member of an LVM volume group",
+    "volume": "a member of a storage pool",
+}
+
+
+def disks_under(path: Path) -> frozenset[str]:
+    """The kernel's names of the devices that carry the file or folder ``path``, whole disks among them.
+
+    Partitions and what is stacked between count too; empty for memory and network.
+    """
+    return frozenset(name for name in System().devices_below(path) if not name.startswith("file:"))
+
+
+def source_problems(disk: Disk, *, repository: Path | None = None) -> list[str]:
+    """Why ``disk`` may not be captured now; ``repository`` is the folder that is written to, if it is one."""
+    system = System()
+    problems = [f"{disk.path} is in use: {reason}." for reason in _uses(system, disk, readers=False)]
+    if repository is not None:
+        problems += _repository_problems(system, disk, repository)
+    return problems
+
+
+def target_problems(disk: Disk, *, repository: Path | None = None, sources: Sequence[Disk] = ()) -> list[str]:
+    """Why ``disk`` may not be overwritten now, with what is read from ``repository`` (a folder) or ``sources``."""
+    system = System()
+    problems = [f"{disk.path} is read-only."] if disk.read_only else []
+    problems += [f"{disk.path} is in use: {reason}." for reason in _uses(system, disk, readers=True)]
+    mine = _storage(system, disk)
+    if mine & system.devices_below(Path("/")):
+        problems.append(f"{disk.path} holds the system that is running now.")
+    media = [Path(folder) for folder in _BOOT_MEDIA if os.path.ismount(folder)]
+    if any(mine & system.devices_below(folder) for folder in media):
+        problems.append(f"{disk.path} is the medium that this system was started from.")
+    if repository is not None:
+        problems += _repository_problems(system, disk, repository)
+    for source in sources:
+        if _share(system, disk, source):
+            same = source.path == disk.path
+            problems.append(
+                f"{disk.path} is the source itself." if same else f"{disk.path} is the same storage as {source.path}."
+            )
+        elif source.is_image_file and mine & system.devices_below(source.place):
+            problems.append(f"{disk.path} holds the source {source.path}.")
+    return problems
+
+
+def members(disk: Disk, contents: Mapping[str, Content | None]) -> list[str]:
+    """What breaks when ``disk`` is overwritten because other disks belong to it; each needs its own confirmation.
+
+    ``contents`` maps what is probed ("partition 2", "the whole disk") to what was found there.
+    """
+    found = []
+    for where, content in contents.items():
+        if content is None or content.kind not in _MEMBERSHIP:
+            continue
+        named = "".join(f" {word}" for word in (content.label and f"{content.label!r}", content.uuid) if word)
+        what = f"{where[:1].upper()}{where[1:]} of {disk.path} is {_MEMBERSHIP[content.kind]} ({content.type}{named})"
+        found.append(f"{what}: overwriting it breaks what the other members hold.")
+    return found
+
+
+def _repository_problems(system: System, disk: Disk, repository: Path) -> list[str]:
+    if disk.is_image_file and _inside(disk.place, repository):
+        return [f"{disk.path} lies inside the repository folder {repository}."]
+    if _storage(system, disk) & system.devices_below(repository):
+        return [f"{disk.path} holds the repository {repository}."]
+    return []
+
+
+def _inside(file: Path, folder: Path) -> bool:
+    return Path(os.path.realpath(file)).is_relative_to(os.path.realpath(folder))
+
+
+def _uses(system: System, disk: Disk, *, readers: bool) -> tuple[str, ...]:
+    """What uses the disk now; what was seen when ``disk`` was read (an exclusive open) counts if nothing else is found."""
+    if not disk.is_image_file:
+        return system.uses(disk.name, readers=readers) or disk.in_use
+    try:
+        return system.uses_of_file(disk.place.stat(), readers=readers)
+    except OSError:
+        return disk.in_use
+
+
+def _storage(system: System, disk: Disk) -> frozenset[str]:
+    return frozenset([disk.file_id]) if disk.file_id is not None else system.storage(disk.name)
+
+
+def _share(system: System, one: Disk, other: Disk) -> bool:
+    """Whether writing to one changes the other: the same disk, a partition of it, or something stacked upon it."""
+    first, second = _storage(system, one), _storage(system, other)
+    return bool(first & system.whole_disks(second) or second & system.whole_disks(first))
