@@ -1,0 +1,94 @@
+"""Time and memory of one command line, fsync included in what the command line does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.machine import ENVIRONMENT, CommandFailed, ended
+
+_SAMPLE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One run: wall seconds, and the memory of its whole process group at its largest."""
+
+    seconds: float
+    peak_bytes: int
+
+
+def measure(arguments: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Measured:
+    """Run a command to its end.  Raises CommandFailed when it exits with anything but 0.
+
+    Memory is the larger of two figures: the resident size that the kernel records for the largest single process, and
+    the sum over the session's processes of their proportional sizes, sampled five times a second.
+    """
+    with tempfile.TemporaryFile() as said:
+        started = time.monotonic()
+        process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            env={**ENVIRONMENT, **(environment or {})},
+            start_new_session=True,
+        )
+        sampler = _Sampler(process.pid)
+        with ended(process):
+            sampler.start()
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.monotonic() - started
+            process.returncode = os.waitstatus_to_exitcode(status)
+            sampler.stop()
+        if process.returncode != 0:
+            said.seek(0)
+            text = said.read().decode(errors="replace")[-4000:]
+            shown = " ".join(map(str, arguments))
+            raise CommandFailed(f"{shown}\nexit status {process.returncode}\n{text}".rstrip())
+        return Measured(seconds, max(usage.ru_maxrss * 1024, sampler.peak_bytes))
+
+
+class _Sampler(threading.Thread):
+    def __init__(self, session: int) -> None:
+        super().__init__(daemon=True)
+        self.session = session
+        self.peak_bytes = 0
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        while not self._stopped.wait(_SAMPLE_SECONDS):
+            self.peak_bytes = max(self.peak_bytes, _session_bytes(self.session))
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
+
+
+def _session_bytes(session: int) -> int:
+    total = 0
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) != session:
+                continue
+            rollup = (entry / "smaps_rollup").read_text()
+        except OSError:  # it ended meanwhile
+            continue
+        total += sum(int(line.split()[1]) << 10 for line in rollup.splitlines() if line.startswith("Pss:"))
+    return total
+
+
+def folder_bytes(folder: Path) -> int:
+    """The sizes of all files below a folder (or of a file), added."""
+    if folder.is_file():
+        return folder.stat().st_size
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
