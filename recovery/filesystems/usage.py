@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Literal
 
 from recovery.command import run
-from recovery.devices.mapfile import parse_map
+from recovery.devices.mapfile import MapError, parse_map
 from recovery.devices.probe import Content
-from recovery.errors import RecoveryError
+from recovery.errors import DeviceError, ProgramMissing
 from recovery.extent import Extent, Extents
 from recovery.filesystems import btrfs, ext, f2fs, fat, hfsplus, ntfs, xfs
 from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, open_source
@@ -113,7 +113,7 @@ def used_extents(
             return _mapped(source, family, logical_sector_bytes, scratch)
     except CaptureWhole as answer:
         return Usage(whole, "whole", answer.reason, answer.clean)
-    except RecoveryError as error:
+    except (ProgramMissing, DeviceError, MapError) as error:
         return Usage(whole, "whole", error.message)
     except (struct.error, ArithmeticError, ValueError, IndexError) as error:
         log.warning("the %s filesystem at byte %d of %s: %r", content.type, extent.offset, path, error)
@@ -140,7 +140,8 @@ def _partclone_map(source: FilesystemSource, program: str, scratch: Path | None)
     """The areas that partclone tells used and unused, and its name with its version."""
     with tempfile.TemporaryDirectory(prefix="recovery-map-", dir=scratch) as folder:
         made = Path(folder, "domain")
-        arguments: list[str | Path] = [program, "--domain", "--quiet", "--logfile", "/dev/null"]
+        # Its progress thread sleeps out the refresh time, two seconds by default, before partclone ends.
+        arguments: list[str | Path] = [program, "--domain", "--quiet", "--UI-fresh", "0", "--logfile", "/dev/null"]
         ended = run(
             [*arguments, "--source", source.device, "--overwrite", made],
             needed_for="finding the used areas of a filesystem",

@@ -16,6 +16,7 @@ import recovery
 from recovery.devices.blockio import SourceReader
 from recovery.devices.mapfile import map_pieces
 from recovery.extent import Extents
+from recovery.image.capture_plan import CapturePlan, PlannedDisk
 from recovery.image.layout import CHUNK_BYTES
 from recovery.image.machine import this_machine
 from recovery.image.manifest import (
@@ -30,7 +31,6 @@ from recovery.image.manifest import (
     UnreadableArea,
     encode_manifest,
 )
-from recovery.image.plan import CapturePlan, PlannedDisk
 from recovery.image.writer import ChunkWriter, store_file, store_tree
 from recovery.progress import Progress
 from recovery.repository.format import Node, Snapshot, Summary
@@ -111,7 +111,16 @@ def capture(
     counters = chunks.counters
     unreadable = {disk.planned.name: disk.unreadable for disk in disks}
     tags = [TAG, *([TAG_INCOMPLETE] if any(len(areas) for areas in unreadable.values()) else []), *options.tags]
-    snapshot = _snapshot(plan, started, tree, tags, options.hostname or manifest.machine.hostname, counters.new_bytes, writer.written_bytes, files)
+    snapshot = _snapshot(
+        plan,
+        started,
+        tree,
+        tags,
+        options.hostname or manifest.machine.hostname,
+        counters.new_bytes,
+        writer.written_bytes,
+        files,
+    )
     return CaptureResult(
         snapshot_id=repository.save_snapshot(snapshot),
         manifest=manifest,
@@ -127,7 +136,7 @@ def capture(
 def _store_disk(chunks: ChunkWriter, planned: PlannedDisk, progress: Progress) -> _StoredDisk:
     used = planned.domain.used
     unreadable: list[tuple[int, int]] = []
-    with SourceReader(planned.disk.path, planned.disk.logical_sector_bytes) as source:
+    with SourceReader(planned.disk.place, planned.record.logical_sector_bytes) as source:
         for number, (extent, hole) in enumerate(planned.layout):
             progress.check()
             if hole:
@@ -180,7 +189,6 @@ def _manifest(plan: CapturePlan, disks: Sequence[_StoredDisk], time: datetime, m
 
 def _with_unreadable(record: ImageDisk, unreadable: Extents) -> ImageDisk:
 
-
     areas = []
     for extent, _ in zip(unreadable, range(MAX_NAMED_EXTENTS), strict=False):
         inside = (p.number for p in record.partitions if p.offset <= extent.offset < p.offset + p.length)
@@ -228,5 +236,3 @@ def _node(name: str, size: int, time: datetime) -> Node:
         name=name, type="file", mode=_FILE_MODE, mtime=stamp, atime=stamp, ctime=stamp, uid=uid, gid=gid,
         user=username, links=1, size=size,
     )  # fmt: skip
-
-

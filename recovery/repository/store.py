@@ -124,9 +124,11 @@ class LocalStore:
 
         ``scratch`` may be given to be filled again; it must be large enough, and is what the view looks at.
         """
-        path = self.path(kind, name)
         with _told(f"reading {kind.value}/{name[:8]} back"):
-            file, direct = _open_uncached(path)
+            try:
+                file, direct = _open_uncached(self.path(kind, name))
+            except FileNotFoundError as error:
+                raise _missing(kind, name) from error
             try:
                 size = os.fstat(file).st_size
                 room = align_up(max(size, 1), _DIRECT_ALIGNMENT)

@@ -1,0 +1,219 @@
+"""What a capture will read, made before anything starts, and why it is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recovery.devices.blockio import SourceReader
+from recovery.devices.disk import Disk, disk_for
+from recovery.devices.probe import probe
+from recovery.devices.safety import source_problems
+from recovery.devices.table import PartitionTable, examine_table
+from recovery.errors import DestinationFull, Refused, UsageError
+from recovery.extent import Extent
+from recovery.image.domain import DiskDomain, disk_domain
+from recovery.image.layout import CHUNK_BYTES, Layout, make_layout
+from recovery.image.manifest import MANIFEST_NAME, ImageDisk, ImagePartition, LayoutRecord
+from recovery.progress import Progress
+from recovery.repository.format import BlobType
+from recovery.repository.packer import compressor
+from recovery.repository.repository import Repository
+from recovery.units import format_bytes
+
+#: Chunks that are read, hashed and compressed to predict the size of an image.
+_SAMPLES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedDisk:
+    """A disk to be captured: ``record`` is its place in the manifest, but for what cannot be read."""
+
+    name: str
+    disk: Disk
+    domain: DiskDomain
+    layout: Layout
+    record: ImageDisk
+
+
+@dataclass(frozen=True, slots=True)
+class CapturePlan:
+    """What a capture will read.  ``predicted_bytes`` is an estimate from samples of what it will add."""
+
+    disks: tuple[PlannedDisk, ...]
+    group_paths: tuple[str, ...]
+    tools: dict[str, str]
+    predicted_bytes: int = 0
+    free_bytes: int = 0
+
+    @property
+    def used_bytes(self) -> int:
+        """What will be read."""
+        return sum(disk.domain.used.total_bytes for disk in self.disks)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Partitions of one source: only ``include`` (None: all), without ``exclude``."""
+
+    include: frozenset[int] | None = None
+    exclude: frozenset[int] = frozenset()
+
+
+EVERYTHING = Choice()
+
+
+def plan_capture(
+    sources: Sequence[Path],
+    repository: Repository,
+    progress: Progress,
+    *,
+    choice: Choice = EVERYTHING,
+    chunk_bytes: int = CHUNK_BYTES,
+    machine_uuid: str = "",
+    level: int = 3,
+) -> CapturePlan:
+    """Look at the disks and find their used extents; nothing is written.
+
+    Raises Refused for a source that is mounted or holds the repository, UsageError, DeviceError.
+    """
+    if not sources:
+        raise UsageError("no disk was named", "'recovery disks' lists what there is.")
+    disks = [disk_for(source) for source in sources]
+    for disk in disks:
+        problems = source_problems(disk, repository=repository.store.root)
+        if problems:
+            raise Refused(
+                f"{disk.path} cannot be captured: {'; '.join(problems)}",
+                "Unmount it, or start the machine from the recovery medium and capture it there.",
+            )
+    names = _names(disks)
+    if len({disk.path for disk in disks}) < len(disks):
+        raise UsageError("a disk was named twice", "Name each disk once.")
+    progress.phase("map")
+    planned = tuple(
+        _plan_disk(disk, name, choice, chunk_bytes, progress) for disk, name in zip(disks, names, strict=True)
+    )
+    tools = [p.tool.rpartition(" ") for d in planned for p in d.record.partitions if p.tool]
+    plan = CapturePlan(
+        disks=planned,
+        group_paths=tuple(_group_path(disk, machine_uuid) for disk in planned),
+        tools={name: version for name, _, version in tools if name},
+    )
+    progress.phase("predict")
+    predicted = _predict(repository, plan, level)
+    return CapturePlan(plan.disks, plan.group_paths, plan.tools, predicted, repository.store.free_bytes())
+
+
+def check_space(plan: CapturePlan, destination: object) -> None:
+    """Raise DestinationFull when the prediction does not fit."""
+    if plan.predicted_bytes > plan.free_bytes:
+        raise DestinationFull(
+            f"about {format_bytes(plan.predicted_bytes)} will be stored, and {destination} has "
+            f"{format_bytes(plan.free_bytes)} free",
+            "Use a larger destination, leave partitions out with --without, or try nevertheless with --no-space-check.",
+        )
+
+
+def _plan_disk(disk: Disk, name: str, choice: Choice, chunk_bytes: int, progress: Progress) -> PlannedDisk:
+    path = disk.place
+    reading = examine_table(path, disk.size_bytes, disk.logical_sector_bytes)
+    table = reading.table
+    sector_bytes = table.logical_sector_bytes if table and disk.is_image_file else disk.logical_sector_bytes
+    domain = disk_domain(
+        path,
+        disk.size_bytes,
+        sector_bytes,
+        table,
+        include=choice.include,
+        exclude=choice.exclude,
+        progress=progress,
+    )
+    grid = tuple(sorted({0, *(p.extent.offset for p in domain.partitions if 0 < p.extent.offset < disk.size_bytes)}))
+    layout = make_layout(disk.size_bytes, chunk_bytes, grid, domain.used)
+    record = ImageDisk(
+        name=name,
+        image=f"{name}.img",
+        domain=f"{name}.domain",
+        map=f"{name}.map",
+        size_bytes=disk.size_bytes,
+        logical_sector_bytes=sector_bytes,
+        physical_sector_bytes=max(sector_bytes, disk.physical_sector_bytes),
+        layout=LayoutRecord(chunk_bytes, grid, len(layout)),
+        used_bytes=domain.used.total_bytes,
+        model=disk.model or "",
+        serial=disk.serial or "",
+        wwn=disk.wwn or "",
+        transport=disk.transport or "",
+        table=table,
+        content=None if table else probe(path, Extent(0, disk.size_bytes), sector_bytes),
+        partitions=_record_partitions(domain, table),
+        findings=reading.findings if table is None else table.findings,
+    )
+    return PlannedDisk(name, disk, domain, layout, record)
+
+
+def _record_partitions(domain: DiskDomain, table: PartitionTable | None) -> tuple[ImagePartition, ...]:
+    roles = {entry.number: entry.role for entry in table.entries} if table else {}
+    return tuple(
+        ImagePartition(
+            number=partition.number,
+            offset=partition.extent.offset,
+            length=partition.extent.length,
+            role=roles.get(partition.number, "whole-disk"),
+            method=partition.usage.method if partition.usage else "left-out",
+            used_bytes=partition.usage.used.total_bytes if partition.usage else 0,
+            reason=partition.usage.reason if partition.usage else "",
+            tool=(partition.usage.tool or "") if partition.usage else "",
+            content=partition.content,
+        )
+        for partition in domain.partitions
+    )
+
+
+def _names(disks: Sequence[Disk]) -> list[str]:
+    """What each disk is called inside the image: its kernel name, or its file's; unique, and safe as a file name."""
+    names: list[str] = []
+    taken = {MANIFEST_NAME.removesuffix(".json")}
+    for disk in disks:
+        stem = Path(disk.path).stem if disk.is_image_file else disk.name
+        name = base = re.sub(r"[^A-Za-z0-9_-]", "_", stem)[:60] or "disk"
+        number = 2
+        while name in taken:
+            name, number = f"{base}-{number}", number + 1
+        taken.add(name)
+        names.append(name)
+    return names
+
+
+def _group_path(planned: PlannedDisk, machine_uuid: str) -> str:
+    """What ``restic forget`` groups by: one path a disk, the same for each image of it, unique to its machine."""
+    disk, record = planned.disk, planned.record
+    own = disk.wwn or disk.serial or (record.table.uuid if record.table else None)
+    own = own or (record.content.uuid if record.content else None) or disk.path
+    machine = f"{machine_uuid}/" if machine_uuid and not disk.is_image_file else ""
+    return f"/system-image/{machine}{re.sub(r'[^A-Za-z0-9_.-]+', '_', own).strip('_')}"
+
+
+def _predict(repository: Repository, plan: CapturePlan, level: int) -> int:
+    """Bytes that the capture will add, from a few chunks evenly spread over what is used."""
+    room = memoryview(bytearray(max((d.record.layout.chunk_bytes for d in plan.disks), default=1)))
+    predicted = 0.0
+    for planned in plan.disks:
+        pieces = [number for number, piece in enumerate(planned.layout) if not piece.hole]
+        chosen = pieces[:: max(1, len(pieces) // _SAMPLES)][:_SAMPLES]
+        read = added = 0
+        with SourceReader(planned.disk.place, planned.record.logical_sector_bytes) as source:
+            for number in chosen:
+                extent = planned.layout[number].extent
+                inside = planned.domain.used.clip(extent)
+                source.read(extent, inside, room)
+                read += inside.total_bytes
+                chunk = room[: extent.length]
+                if not repository.index.has(BlobType.DATA, hashlib.sha256(chunk).digest()):
+                    added += len(compressor(level).compress(chunk)) if repository.config.version > 1 else extent.length
+        predicted += planned.domain.used.total_bytes * added / read if read else 0
+    return int(predicted)

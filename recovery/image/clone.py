@@ -1,0 +1,79 @@
+"""Clone: disk -> used extents -> disk, without a repository; planned, written and read back as a restore is."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from recovery.devices.blockio import SourceReader, TargetWriter
+from recovery.extent import Extent, Extents
+from recovery.image.capture_plan import PlannedDisk
+from recovery.image.restore import RestoreResult
+from recovery.image.restore_plan import RestorePlan
+from recovery.image.target import Written, read_back, told_state, write_target
+from recovery.image.view import LoadedPiece
+from recovery.progress import Progress
+
+#: Chunks read ahead of the one that is written.
+_AHEAD = 4
+
+
+def clone(source: PlannedDisk, plan: RestorePlan, progress: Progress, *, verify: bool = True) -> RestoreResult:
+    """Copy ``source`` as ``plan`` says.  Raises as ``restore``."""
+    written = Written()
+    unreadable: list[tuple[int, int]] = []
+    with SourceReader(source.disk.place, source.record.logical_sector_bytes) as reader:
+        with told_state(written, str(plan.target.path)):
+            with TargetWriter(plan.target.path, create_bytes=plan.create_bytes) as target:
+                plan.check_target()
+                pieces = _read_ahead(reader, source, plan.layout.body, unreadable)
+                digests = write_target(target, plan.layout, pieces, written, progress, partial=True)
+                if verify:
+                    sector_bytes = plan.target.logical_sector_bytes
+                    read_back(target, plan.layout, digests, written, progress, sector_bytes)
+                written.table_reread = bool(plan.layout.table) and target.reread_table()
+    return RestoreResult(
+        state=written.state,
+        written_bytes=written.written_bytes,
+        discarded_bytes=written.discarded_bytes,
+        damaged=(),
+        unreadable=Extents(unreadable),
+        verified=verify,
+        table_reread=written.table_reread,
+    )
+
+
+def _read_ahead(
+    reader: SourceReader, source: PlannedDisk, wanted: Extents, unreadable: list[tuple[int, int]]
+) -> Iterator[LoadedPiece]:
+    """The pieces of the source that touch ``wanted``, in order, read and hashed ahead of the writer."""
+    under_way: deque[tuple[Future[tuple[LoadedPiece, Extents]], memoryview]] = deque()
+    free: list[memoryview] = []
+    with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
+
+        def finished() -> Iterator[LoadedPiece]:
+            future, buffer = under_way.popleft()
+            piece, lost = future.result()
+            unreadable.extend(lost)
+            yield piece
+            free.append(buffer)
+
+        for extent, hole in source.layout:
+            if hole or not wanted.clip(extent):
+                continue
+            buffer = free.pop() if free else memoryview(bytearray(source.record.layout.chunk_bytes))
+            under_way.append(
+                (pool.submit(_read_piece, reader, extent, source.domain.used.clip(extent), buffer), buffer)
+            )
+            if len(under_way) > _AHEAD:
+                yield from finished()
+        while under_way:
+            yield from finished()
+
+
+def _read_piece(reader: SourceReader, extent: Extent, used: Extents, buffer: memoryview) -> tuple[LoadedPiece, Extents]:
+    lost = reader.read(extent, used, buffer)
+    data = buffer[: extent.length]
+    return LoadedPiece(extent, used, data, hashlib.sha256(data).digest()), lost

@@ -1,0 +1,63 @@
+"""Restore: repository -> packs -> chunks -> extents -> disk.  The mirror image of ``capture.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from recovery.devices.blockio import TargetWriter
+from recovery.extent import Extent, Extents
+from recovery.image.restore_plan import RestorePlan
+from recovery.image.target import TargetState, Written, read_back, told_state, write_target
+from recovery.image.view import DiskImage
+from recovery.progress import Progress
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreResult:
+    """What a restore did; bytes of the image.
+
+    ``damaged`` lists what the repository could not give back, ``unreadable`` what the capture could not read: both
+    are zeros on the target.
+    """
+
+    state: TargetState
+    written_bytes: int
+    discarded_bytes: int
+    damaged: tuple[tuple[Extent, str], ...]
+    unreadable: Extents
+    verified: bool
+    table_reread: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether every used byte of the source is on the target."""
+        return not self.damaged and not self.unreadable
+
+
+def restore(
+    image: DiskImage, plan: RestorePlan, progress: Progress, *, verify: bool = True, partial: bool = False
+) -> RestoreResult:
+    """Write what ``plan`` says.
+
+    Raises Refused when the target is not the one that was planned for, DeviceError, DestinationFull, Cancelled; each
+    says which state the target is in.
+    """
+    written = Written()
+    with told_state(written, str(plan.target.path)):
+        with TargetWriter(plan.target.path, create_bytes=plan.create_bytes) as target:
+            plan.check_target()
+            digests = write_target(
+                target, plan.layout, image.load(plan.layout.body), written, progress, partial=partial
+            )
+            if verify:
+                read_back(target, plan.layout, digests, written, progress, plan.target.logical_sector_bytes)
+            written.table_reread = bool(plan.layout.table) and target.reread_table()
+    return RestoreResult(
+        state=written.state,
+        written_bytes=written.written_bytes,
+        discarded_bytes=written.discarded_bytes,
+        damaged=tuple(written.damaged),
+        unreadable=image.unreadable.clip(plan.source),
+        verified=verify,
+        table_reread=written.table_reread,
+    )

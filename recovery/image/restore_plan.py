@@ -1,0 +1,252 @@
+"""What a restore or clone will overwrite, made before anything starts, and why it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from recovery.devices.blockio import SourceReader
+from recovery.devices.disk import Disk, DiskIdentity, check_identity, disk_for, identity
+from recovery.devices.probe import Content, probe
+from recovery.devices.safety import members, target_problems
+from recovery.devices.table import PartitionTable, TableEntry, examine_table, table_extents
+from recovery.devices.table_plan import plan_table_for_target, refuse_too_small
+from recovery.errors import Refused, UsageError
+from recovery.extent import Extent, Extents
+from recovery.image.capture_plan import PlannedDisk
+from recovery.image.manifest import ImageDisk, ImagePartition
+from recovery.image.target import HEAD_BYTES, TargetPlan
+from recovery.image.view import DiskImage
+from recovery.units import KIB, format_bytes
+
+#: Unused areas that are shorter than this are not worth telling a device.
+_DISCARD_BYTES = 64 * KIB
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is overwritten: a disk, an image file, or (``disk`` is None) a file that will be made.
+
+    ``contents`` is what each of its partitions, or the whole, holds now, by a name for people.
+    """
+
+    path: Path
+    disk: Disk | None
+    size_bytes: int
+    logical_sector_bytes: int
+    identity: DiskIdentity | None = None
+    table: PartitionTable | None = None
+    contents: tuple[tuple[str, Content | None], ...] = ()
+
+    @property
+    def short_name(self) -> str:
+        """What is typed to confirm."""
+        return self.path.name
+
+
+@dataclass(frozen=True, slots=True)
+class RestorePlan:
+    """What will be written onto ``target``.
+
+    ``breaks`` says what else stops working (a member of an array or pool is hit); ``findings`` what is worth knowing.
+    ``source`` is what of the image is written: the whole disk, or the range of one partition.
+    """
+
+    target: Target
+    source: Extent
+    layout: TargetPlan
+    partition: ImagePartition | None = None
+    breaks: tuple[str, ...] = ()
+    findings: tuple[str, ...] = ()
+
+    @property
+    def create_bytes(self) -> int | None:
+        """Size of the file to be made; None when the target exists."""
+        return self.target.size_bytes if self.target.disk is None else None
+
+    def check_target(self) -> None:
+        """Raise Refused when the target is not what it was when the plan was made."""
+        if self.target.identity is None:
+            return
+        now = disk_for(self.target.path)
+        table = examine_table(self.target.path, now.size_bytes, now.logical_sector_bytes).table
+        check_identity(self.target.identity, identity(now, table.uuid if table else None))
+
+
+def plan_restore(
+    image: DiskImage,
+    target_path: Path,
+    *,
+    repository: Path | None,
+    partition: int | None = None,
+    to_partition: int | None = None,
+    accept_breaks: bool = False,
+) -> RestorePlan:
+    """What writing ``image`` onto ``target_path`` will do.  Raises Refused, UsageError, DeviceError."""
+    record = image.record
+    if partition is None and to_partition is not None:
+        raise UsageError("--to-partition needs --partition", "Say which partition of the image is meant.")
+    chosen = None if partition is None else _chosen_partition(record, partition)
+    length = record.size_bytes if chosen is None else chosen.length
+    target = _look_at_target(target_path, record, length, repository, (), accept_breaks)
+    if chosen is not None:
+        return _partition_plan(target, record, image.used, chosen, to_partition)
+    head, tail = (image.read(extent.offset, extent.length) for extent in _ends(record.size_bytes))
+    return _whole_disk_plan(target, record, image.used, head, tail)
+
+
+def plan_clone(source: PlannedDisk, target_path: Path, *, accept_breaks: bool = False) -> RestorePlan:
+    """What copying a disk onto ``target_path`` will do.  Raises as ``plan_restore``."""
+    record = source.record
+    target = _look_at_target(target_path, record, record.size_bytes, None, (source.disk,), accept_breaks)
+    with SourceReader(source.disk.place, record.logical_sector_bytes) as reader:
+        head, tail = (_read(reader, extent, source.domain.used) for extent in _ends(record.size_bytes))
+    return _whole_disk_plan(target, record, source.domain.used, head, tail)
+
+
+def _ends(size_bytes: int) -> tuple[Extent, Extent]:
+    """The first and the last MiB of a disk."""
+    edge = min(HEAD_BYTES, size_bytes)
+    return Extent(0, edge), Extent(size_bytes - edge, edge)
+
+
+def _read(reader: SourceReader, extent: Extent, used: Extents) -> bytes:
+    buffer = bytearray(extent.length)
+    reader.read(extent, used, memoryview(buffer))
+    return bytes(buffer)
+
+
+def _chosen_partition(record: ImageDisk, number: int) -> ImagePartition:
+    for partition in record.partitions:
+        if partition.number == number and partition.method != "left-out":
+            return partition
+        if partition.number == number:
+            raise UsageError(f"partition {number} was left out of this image", "Choose another image.")
+    there = ", ".join(str(p.number) for p in record.partitions if p.method != "left-out") or "none"
+    raise UsageError(f"the image of {record.name} holds no partition {number}", f"It holds: {there}.")
+
+
+def _look_at_target(
+    path: Path,
+    record: ImageDisk,
+    length: int,
+    repository: Path | None,
+    sources: Sequence[Disk],
+    accept_breaks: bool,
+) -> Target:
+    """The target as it is now.  Raises Refused, with every reason, when it may not be overwritten."""
+    if not path.exists():
+        return _new_file(path, record, length, repository)
+    disk = disk_for(path)
+    problems = target_problems(disk, repository=repository, sources=sources)
+    sector_bytes = disk.logical_sector_bytes
+    if disk.is_image_file:
+        sector_bytes = record.logical_sector_bytes  # a file has no sectors of its own
+    elif sector_bytes != record.logical_sector_bytes:
+        problems.append(
+            f"{disk.path} has sectors of {sector_bytes} bytes, the image was made of a disk with "
+            f"{record.logical_sector_bytes}: its partition table and filesystems would not be found."
+        )
+    if problems:
+        raise Refused(f"{path} cannot be overwritten: {' '.join(problems)}", "'recovery disks' lists what there is.")
+    table = examine_table(path, disk.size_bytes, sector_bytes).table
+    contents = tuple(_contents(path, disk.size_bytes, sector_bytes, table))
+    breaks = members(disk, dict(contents))
+    if breaks and not accept_breaks:
+        raise Refused(
+            f"overwriting {path} breaks more than that disk. {' '.join(breaks)}",
+            "If that is meant, say so with --break-members.",
+        )
+    named = identity(disk, table.uuid if table else None)
+    return Target(path, disk, disk.size_bytes, sector_bytes, named, table, contents)
+
+
+def _new_file(path: Path, record: ImageDisk, length: int, repository: Path | None) -> Target:
+    if not path.parent.is_dir():
+        raise UsageError(f"{path} does not exist, nor does its folder", "'recovery disks' lists the disks there are.")
+    if path.parent.resolve().is_relative_to("/dev"):
+        raise UsageError(f"there is no device {path}", "'recovery disks' lists the disks there are.")
+    if repository is not None and path.parent.resolve().is_relative_to(repository.resolve()):
+        raise Refused(f"{path} lies inside the repository folder {repository}", "Name a file elsewhere.")
+    return Target(path, None, length, record.logical_sector_bytes)
+
+
+def _contents(
+    path: Path, size_bytes: int, sector_bytes: int, table: PartitionTable | None
+) -> list[tuple[str, Content | None]]:
+    if table is None:
+        return [("the whole disk", probe(path, Extent(0, size_bytes), sector_bytes))]
+    disk = Extent(0, size_bytes)
+    places = [(entry, Extents([entry.extent]).clip(disk)) for entry in table.entries if entry.role != "extended"]
+    return [
+        (f"partition {entry.number}", probe(path, place[0], sector_bytes) if place else None) for entry, place in places
+    ]
+
+
+def _whole_disk_plan(target: Target, record: ImageDisk, used: Extents, head: bytes, tail: bytes) -> RestorePlan:
+    refuse_too_small(record.table, record.size_bytes, target.size_bytes)
+    planned = plan_table_for_target(head, tail, record.size_bytes, target.size_bytes, record.logical_sector_bytes)
+    table = Extents((offset, len(data)) for offset, data in planned.writes)
+    body = used.subtract(table)
+    if record.table is not None and record.table.label == "gpt" and target.size_bytes > record.size_bytes:
+        # The copy at the old end has moved: left where it was, it would be a second, stale one.
+        old_copy = table_extents(record.table, record.size_bytes).clip(_ends(record.size_bytes)[1])
+        body = body.subtract(old_copy)
+    discard = _unused(Extent(0, target.size_bytes), body.union(table), target)
+    places = [entry.extent for entry in (*(record.table.entries if record.table else ()), *_present(target))]
+    areas = (Extent(0, target.size_bytes), Extent(0, record.size_bytes), *_clipped(places, target.size_bytes))
+    layout = TargetPlan(body=body, table=planned.writes, discard=discard, areas=areas)
+    return RestorePlan(
+        target, Extent(0, record.size_bytes), layout, breaks=(), findings=(*record.findings, *planned.findings)
+    )
+
+
+def _partition_plan(
+    target: Target, record: ImageDisk, used: Extents, chosen: ImagePartition, to_partition: int | None
+) -> RestorePlan:
+    source = Extent(chosen.offset, chosen.length)
+    place = Extent(0, target.size_bytes) if to_partition is None else _target_partition(target, to_partition)
+    if to_partition is None and target.disk is not None and (target.table is not None or not target.disk.is_image_file):
+        raise UsageError(
+            f"a partition of the image would be written over the whole of {target.path}",
+            "Say which of its partitions is meant with --to-partition M, or name a file.",
+        )
+    if place.length < source.length:
+        what = f"partition {to_partition} of {target.path}" if to_partition is not None else str(target.path)
+        raise Refused(
+            f"{what} holds {place.length} bytes ({format_bytes(place.length)}), and partition {chosen.number} of the "
+            f"image needs {source.length} ({format_bytes(source.length)})",
+            "Choose a partition of at least that size.",
+        )
+    body = used.clip(source)
+    shift = place.offset - source.offset
+    moved = Extents((run.offset + shift, run.length) for run in body)
+    layout = TargetPlan(body=body, shift=shift, discard=_unused(place, moved, target), areas=(place,))
+    return RestorePlan(target, source, layout, partition=chosen)
+
+
+def _target_partition(target: Target, number: int) -> Extent:
+    entries = {entry.number: entry for entry in _present(target) if entry.role != "extended"}
+    if number not in entries:
+        there = ", ".join(str(known) for known in entries) or "none"
+        raise UsageError(f"{target.path} has no partition {number}", f"It has: {there}.")
+    extent = entries[number].extent
+    if extent.end > target.size_bytes:
+        raise Refused(f"partition {number} of {target.path} reaches beyond the disk's end", "Mend its table first.")
+    return extent
+
+
+def _present(target: Target) -> tuple[TableEntry, ...]:
+    return target.table.entries if target.table else ()
+
+
+def _clipped(places: Sequence[Extent], size_bytes: int) -> list[Extent]:
+    return [Extent(p.offset, min(p.end, size_bytes) - p.offset) for p in places if p.offset < size_bytes and p.length]
+
+
+def _unused(place: Extent, written: Extents, target: Target) -> Extents:
+    """What of ``place`` is not written; a file that will be made is empty already."""
+    if target.disk is None:
+        return Extents()
+    return Extents(gap for gap in written.invert(place) if gap.length >= _DISCARD_BYTES)
