@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import tempfile
 import threading
@@ -27,8 +28,9 @@ class Measured:
 def measure(arguments: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Measured:
     """Run a command to its end.  Raises CommandFailed when it exits with anything but 0.
 
-    Memory is the larger of two figures: the resident size that the kernel records for the largest single process, and
-    the sum over the session's processes of their proportional sizes, sampled five times a second.
+    Memory is the largest of three figures: the sum over the session's processes of their proportional sizes, and the
+    high-water mark of each single one, both sampled five times a second; and the high-water mark that the kernel
+    reports at the end, unless that is our own, which a new process starts with.
     """
     with tempfile.TemporaryFile() as said:
         started = time.monotonic()
@@ -52,7 +54,9 @@ def measure(arguments: Sequence[str | Path], environment: Mapping[str, str] | No
             text = said.read().decode(errors="replace")[-4000:]
             shown = " ".join(map(str, arguments))
             raise CommandFailed(f"{shown}\nexit status {process.returncode}\n{text}".rstrip())
-        return Measured(seconds, max(usage.ru_maxrss * 1024, sampler.peak_bytes))
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        reported = usage.ru_maxrss << 10 if usage.ru_maxrss > own else 0
+        return Measured(seconds, max(reported, sampler.peak_bytes))
 
 
 class _Sampler(threading.Thread):
@@ -72,7 +76,7 @@ class _Sampler(threading.Thread):
 
 
 def _session_bytes(session: int) -> int:
-    total = 0
+    total = highest = 0
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -81,10 +85,16 @@ def _session_bytes(session: int) -> int:
             if int(fields[3]) != session:
                 continue
             rollup = (entry / "smaps_rollup").read_text()
+            status = (entry / "status").read_text()
         except OSError:  # it ended meanwhile
             continue
-        total += sum(int(line.split()[1]) << 10 for line in rollup.splitlines() if line.startswith("Pss:"))
-    return total
+        total += _kib_line(rollup, "Pss:")
+        highest = max(highest, _kib_line(status, "VmHWM:"))
+    return max(total, highest)
+
+
+def _kib_line(text: str, name: str) -> int:
+    return sum(int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith(name))
 
 
 def folder_bytes(folder: Path) -> int:
