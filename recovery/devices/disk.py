@@ -142,6 +142,15 @@ def check_identity(before: DiskIdentity, now: DiskIdentity) -> None:
         )
 
 
+def claims(node: str) -> tuple[str, ...]:
+    """Words for a program, or a part of the kernel, that has a disk or a part of it for itself (ZFS, a journal...)."""
+    try:
+        os.close(os.open(node, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError as error:
+        return ("opened exclusively by another program",) if error.errno == errno.EBUSY else ()
+    return ()
+
+
 def _from_block_device(place: Path, found: os.stat_result) -> Disk:
     try:
         device = pyudev.Devices.from_device_number(pyudev.Context(), "block", found.st_rdev)
@@ -184,10 +193,8 @@ def _from_file(place: Path, found: os.stat_result) -> Disk:
 
 def _from_udev(device: Any, system: System) -> Disk:
     name: str = device.sys_name
-    uses = system.uses(name)
     size_bytes = _number(device, "size", 0) * _SECTOR_OF_SYSFS
-    if not uses and size_bytes and _is_claimed(device.device_node):
-        uses = ("opened exclusively by another program",)
+    uses = system.uses(name) or (claims(device.device_node) if size_bytes else ())
     return Disk(
         path=device.device_node,
         name=printable(name),
@@ -207,15 +214,6 @@ def _from_udev(device: Any, system: System) -> Disk:
         is_image_file=False,
         in_use=uses,
     )
-
-
-def _is_claimed(node: str) -> bool:
-    """Whether some program or the kernel has the disk, or a part of it, for itself (ZFS, an external journal, ...)."""
-    try:
-        os.close(os.open(node, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError as error:
-        return error.errno == errno.EBUSY
-    return False
 
 
 def _transport(device: Any) -> str | None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from recovery.devices.disk import Disk
+from recovery.devices.disk import Disk, claims
 from recovery.devices.probe import Content
 from recovery.devices.usage import System
 
@@ -89,9 +89,9 @@ def _inside(file: Path, folder: Path) -> bool:
 
 
 def _uses(system: System, disk: Disk, *, readers: bool) -> tuple[str, ...]:
-    """What uses the disk now; what was seen when ``disk`` was read (an exclusive open) counts if nothing else is found."""
+    """What uses the disk now, whatever used it when ``disk`` was read."""
     if not disk.is_image_file:
-        return system.uses(disk.name, readers=readers) or disk.in_use
+        return system.uses(disk.name, readers=readers) or claims(disk.path)
     try:
         return system.uses_of_file(disk.place.stat(), readers=readers)
     except OSError:

@@ -35,7 +35,7 @@ class Mount:
 
 
 class System:
-    """One reading of the kernel's mounts, swaps and stacks of block devices, which go by the kernel's names (``sda1``)."""
+    """One reading of the kernel's mounts, swaps and stacks of block devices, which go by its names (``sda1``)."""
 
     def __init__(self, sys: Path = _SYS, proc: Path = _PROC) -> None:
         self._sys = sys

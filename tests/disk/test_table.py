@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from recovery.devices.table import (
     PartitionTable,
@@ -309,3 +311,38 @@ def test_a_rarer_label_is_read_and_taken_for_incomplete(tmp_path: Path, label: s
     assert table is not None
     assert table.label == label
     assert not table.complete
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_no_damage_to_a_table_is_worse_than_a_finding(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Bytes overwritten anywhere in the sectors of a table: reading ends, and what it tells is sane."""
+    script, sector_bytes = data.draw(st.sampled_from([GPT_SCRIPT, MBR_SCRIPT])), data.draw(st.sampled_from([512, 4096]))
+    image = tmp_path_factory.getbasetemp() / f"damaged-{script == GPT_SCRIPT}-{sector_bytes}.img"
+    undamaged = image.with_suffix(".whole")
+    if not undamaged.exists():
+        partitioned(undamaged, SIZE, script, sector_bytes)
+    run("cp", "--sparse=always", undamaged, image)
+    places = st.one_of(st.integers(0, 1023), st.integers(0, 40 * 512), st.integers(-34 * 512, -64), st.just(446))
+    if script == MBR_SCRIPT:
+        places = st.one_of(places, st.integers(17 * MIB, 17 * MIB + 512), st.integers(17 * MIB + 440, 17 * MIB + 511))
+    for place in data.draw(st.lists(places, min_size=1, max_size=4)):
+        overwrite(image, place, data.draw(st.binary(min_size=1, max_size=48)))
+    table = read_table(image, SIZE, sector_bytes)
+    if table is not None:
+        assert all(entry.offset >= 0 and entry.length > 0 for entry in table.entries)
+        assert table_extents(table, SIZE).end <= SIZE
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(head=st.binary(max_size=2048), sector_bytes=st.sampled_from([512, 4096]), marked=st.booleans())
+def test_garbage_is_read_to_an_end(
+    tmp_path_factory: pytest.TempPathFactory, head: bytes, sector_bytes: int, marked: bool
+) -> None:
+    image = blank(tmp_path_factory.mktemp("garbage") / "disk.img", MIB)
+    overwrite(image, 0, head)
+    if marked:
+        overwrite(image, 510, b"\x55\xaa")
+    read(image, sector_bytes)

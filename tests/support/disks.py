@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,14 @@ def loop(
         yield device
     finally:
         run("losetup", "--detach", device)
+        _wait_until_detached(device)
+
+
+def _wait_until_detached(device: Path) -> None:
+    """The kernel detaches only when the last who has the device open (a prober, say) closes it."""
+    ends = time.monotonic() + 10
+    while (Path("/sys/block") / device.name / "loop" / "backing_file").exists() and time.monotonic() < ends:
+        time.sleep(0.01)
 
 
 @contextmanager
