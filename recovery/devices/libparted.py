@@ -1,45 +1,31 @@
-"""libparted's reading of a partition table; the only user of pyparted.
+"""libparted's reading of a partition table.
 
-libparted opens for writing, repairs what it reads and keeps what it opened in a cache.  So it is never given a disk:
-it reads a sparse one in memory that holds copies of the table's sectors.
+libparted opens for writing, repairs what it reads, and ends the whole program by an assertion at some damaged tables.
+So it is never given a disk, but a sparse one in memory that holds copies of the table's sectors, and it runs in a
+process of its own.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import _ped
+import msgspec
 
+from recovery.command import run
 from recovery.errors import DeviceError
 
+_CHILD = Path(__file__).with_name("libparted_child.py")
 _MAX_FILE_BYTES = 1 << 62
-_PARTED = threading.Lock()
-#: pyparted's exceptions have no common base of their own.
-_ERRORS: tuple[type[Exception], ...] = (
-    _ped.PartedException,
-    _ped.DeviceException,
-    _ped.DiskException,
-    _ped.DiskLabelException,
-    _ped.GeometryException,
-    _ped.IOException,
-    _ped.PartitionException,
-    _ped.UnknownDeviceException,
-    _ped.UnknownTypeException,
-    UnicodeDecodeError,
-    ValueError,
-    TypeError,
-    IndexError,
-)
+_SECONDS = 30
 
 
-@dataclass(frozen=True, slots=True)
-class PartedEntry:
+class PartedEntry(msgspec.Struct, frozen=True):
+    """A partition as libparted reads it; offset and length in bytes."""
+
     number: int
     offset: int
     length: int
@@ -47,8 +33,7 @@ class PartedEntry:
     extended: bool
 
 
-@dataclass(frozen=True, slots=True)
-class LibpartedView:
+class LibpartedView(msgspec.Struct, frozen=True):
     """What libparted sees: the label (None: none, or refused with ``refusal``) and where partitions lie."""
 
     label: str | None
@@ -56,70 +41,41 @@ class LibpartedView:
     refusal: str = ""
 
 
-def ask_libparted(size_bytes: int, overlays: list[tuple[int, bytes]], sector_bytes: int) -> LibpartedView:
-    """Let libparted read a disk of ``size_bytes`` in memory that holds only ``overlays`` (offset, bytes)."""
+def ask_libparted(size_bytes: int, overlays: Sequence[tuple[int, bytes]], sector_bytes: int) -> LibpartedView:
+    """Let libparted read a disk of ``size_bytes`` that holds only ``overlays`` (offset, bytes)."""
     if not 0 < size_bytes <= _MAX_FILE_BYTES:
         return LibpartedView(None, refusal="the disk has no sensible size")
-    with scratch_disk(size_bytes, overlays) as scratch, _PARTED, _parted_sector_size(sector_bytes):
-        device = None
+    with scratch_disk(size_bytes, overlays) as scratch:
         try:
-            device = _ped.device_get(str(scratch))
-            if device.sector_size != sector_bytes:
-                return LibpartedView(None, refusal=f"it cannot read sectors of {sector_bytes} bytes")
-            disk = _ped.Disk(device)
-            return LibpartedView(disk.type.name, tuple(_parted_entries(disk, sector_bytes)))
-        except _ERRORS as error:
-            return LibpartedView(None, refusal=_plain(error))
-        finally:
-            if device is not None:
-                device.destroy()
-
-
-def _parted_entries(disk: Any, sector_bytes: int) -> Iterator[PartedEntry]:
-    partition = disk.next_partition()
-    while partition is not None:
-        if partition.num > 0:
-            try:
-                name = partition.get_name()
-            except _ERRORS:
-                name = ""
-            start, length = partition.geom.start * sector_bytes, partition.geom.length * sector_bytes
-            yield PartedEntry(partition.num, start, length, name or "", bool(partition.type & _ped.PARTITION_EXTENDED))
-        try:
-            partition = disk.next_partition(partition)
-        except _ERRORS:
-            return
-
-
-def _plain(error: Exception) -> str:
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    return text.split(": ", 1)[-1]
+            ended = run(
+                [sys.executable, "-I", _CHILD, scratch, str(sector_bytes)],
+                needed_for="reading a partition table",
+                timeout_seconds=_SECONDS,
+                environment={"PARTED_SECTOR_SIZE": str(sector_bytes)},
+                check=False,
+            )
+        except DeviceError:
+            return LibpartedView(None, refusal="it does not come to an end")
+    if ended.status < 0:
+        return LibpartedView(None, refusal="it fails at it")
+    if not ended.ok:
+        raise DeviceError(
+            f"libparted cannot be used: {ended.reason}", "Is pyparted (python3-parted) installed for this Python?"
+        )
+    return msgspec.json.decode(ended.stdout, type=LibpartedView)
 
 
 @contextmanager
-def _parted_sector_size(sector_bytes: int) -> Iterator[None]:
-    """libparted takes the sector size of a file from the environment, when it opens it."""
-    before = os.environ.get("PARTED_SECTOR_SIZE")
-    os.environ["PARTED_SECTOR_SIZE"] = str(sector_bytes)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["PARTED_SECTOR_SIZE"]
-        else:
-            os.environ["PARTED_SECTOR_SIZE"] = before
-
-
-@contextmanager
-def scratch_disk(size_bytes: int, overlays: list[tuple[int, bytes]]) -> Iterator[Path]:
+def scratch_disk(size_bytes: int, overlays: Sequence[tuple[int, bytes]]) -> Iterator[Path]:
     """A sparse disk in memory of ``overlays`` (offset, bytes) and zeros elsewhere, under a name others can open."""
     descriptor = os.memfd_create("partition table")
     try:
-        os.ftruncate(descriptor, size_bytes)
-        for offset, data in overlays:
-            os.pwrite(descriptor, data[: max(0, size_bytes - offset)], offset)
+        try:
+            os.ftruncate(descriptor, size_bytes)
+            for offset, data in overlays:
+                os.pwrite(descriptor, data[: max(0, size_bytes - offset)], offset)
+        except OSError as error:
+            raise DeviceError(f"A copy of a partition table in memory failed: {error.strerror}.") from error
         yield Path(f"/proc/{os.getpid()}/fd/{descriptor}")
-    except OSError as error:
-        raise DeviceError(f"a copy of a partition table in memory failed: {error.strerror}") from error
     finally:
         os.close(descriptor)
