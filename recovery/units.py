@@ -1,4 +1,4 @@
-"""Sizes, alignment and how they are shown.  Every quantity in this program is in bytes unless its name says otherwise."""
+"""Sizes, alignment and how they are shown.  Every quantity is in bytes unless its name says otherwise."""
 
 from __future__ import annotations
 

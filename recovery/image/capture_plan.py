@@ -68,7 +68,7 @@ EVERYTHING = Choice()
 
 def plan_capture(
     sources: Sequence[Path],
-    repository: Repository,
+    repository: Repository | None,
     progress: Progress,
     *,
     choice: Choice = EVERYTHING,
@@ -76,7 +76,7 @@ def plan_capture(
     machine_uuid: str = "",
     level: int = 3,
 ) -> CapturePlan:
-    """Look at the disks and find their used extents; nothing is written.
+    """Look at the disks and find their used extents; nothing is written.  Without a repository nothing is predicted.
 
     Raises Refused for a source that is mounted or holds the repository, UsageError, DeviceError.
     """
@@ -84,7 +84,7 @@ def plan_capture(
         raise UsageError("no disk was named", "'recovery disks' lists what there is.")
     disks = [disk_for(source) for source in sources]
     for disk in disks:
-        problems = source_problems(disk, repository=repository.store.root)
+        problems = source_problems(disk, repository=repository.store.root if repository else None)
         if problems:
             raise Refused(
                 f"{disk.path} cannot be captured: {'; '.join(problems)}",
@@ -103,6 +103,8 @@ def plan_capture(
         group_paths=tuple(_group_path(disk, machine_uuid) for disk in planned),
         tools={name: version for name, _, version in tools if name},
     )
+    if repository is None:
+        return plan
     progress.phase("predict")
     predicted = _predict(repository, plan, level)
     return CapturePlan(plan.disks, plan.group_paths, plan.tools, predicted, repository.store.free_bytes())

@@ -165,7 +165,7 @@ def _look_at_target(
 def _new_file(path: Path, record: ImageDisk, length: int, repository: Path | None) -> Target:
     if not path.parent.is_dir():
         raise UsageError(f"{path} does not exist, nor does its folder", "'recovery disks' lists the disks there are.")
-    if path.parent.resolve().is_relative_to("/dev"):
+    if path.parent.stat().st_dev == Path("/dev").stat().st_dev:  # a mistyped device, not a file in /dev/shm
         raise UsageError(f"there is no device {path}", "'recovery disks' lists the disks there are.")
     if repository is not None and path.parent.resolve().is_relative_to(repository.resolve()):
         raise Refused(f"{path} lies inside the repository folder {repository}", "Name a file elsewhere.")

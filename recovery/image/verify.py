@@ -1,4 +1,4 @@
-"""Verify: every pack that a system image lies in is hashed whole, every blob of it authenticated, decompressed and hashed.
+"""Verify: the packs that a system image lies in are hashed whole, each of its blobs authenticated and hashed.
 
 What is damaged is told as ranges of disks and partitions; everything else stays restorable.
 """
@@ -61,7 +61,7 @@ class _PackCheck:
 
 
 def verify(image: SystemImage, progress: Progress) -> VerifyResult:
-    """Check one image.  Raises RepositoryDamaged when its tree, manifest or maps are so damaged that nothing can be told."""
+    """Check one image.  Raises RepositoryDamaged when its tree, manifest or maps are damaged: then all is lost."""
     result = VerifyResult()
     repository = image.repository
     disks = [image.disk(disk.name) for disk in image.manifest.disks]

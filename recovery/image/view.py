@@ -53,6 +53,15 @@ class SystemImage:
         for at in range(0, len(ids), ID_BYTES):
             yield self.repository.load_blob(BlobType.DATA, ids[at : at + ID_BYTES])
 
+    def lines(self, name: str) -> Iterator[bytes]:
+        """The lines of a small text file, without holding it whole."""
+        rest = b""
+        for piece in self.file(name):
+            *whole, rest = (rest + piece).split(b"\n")
+            yield from whole
+        if rest:
+            yield rest
+
     def disk(self, name: str | None = None) -> DiskImage:
         """One of its disks; the only one when ``name`` is None."""
         return DiskImage(self, self.manifest.disk(name))
@@ -79,8 +88,8 @@ class DiskImage:
 
     def __init__(self, image: SystemImage, record: ImageDisk) -> None:
         self.repository, self.record = image.repository, record
-        domain = parse_map(image.file(record.domain), record.domain)
-        read = parse_map(image.file(record.map), record.map)
+        domain = parse_map(image.lines(record.domain), record.domain)
+        read = parse_map(image.lines(record.map), record.map)
         self.used: Extents = domain.get("+", Extents())
         self.unreadable: Extents = read.get("-", Extents())
         self.layout: Layout = make_layout(record.size_bytes, record.layout.chunk_bytes, record.layout.grid, self.used)
@@ -99,14 +108,16 @@ class DiskImage:
         """The blob id of piece ``index``."""
         return self.ids[index * ID_BYTES : (index + 1) * ID_BYTES]
 
-    def missing(self) -> dict[int, str]:
-        """Pieces whose blob is in no pack, whose pack is gone or too short, or whose length is wrong, each with why."""
+    def missing(self, within: Extent) -> list[str]:
+        """For each piece there whose blob is in no pack, whose pack is gone or cut, or whose length is wrong: why."""
         sizes = dict(self.repository.store.list(FileKind.PACK))
-        found: dict[int, str] = {}
+        found: list[str] = []
         for index, (extent, hole) in enumerate(self.layout):
+            if hole or extent.end <= within.offset or extent.offset >= within.end:
+                continue
             problem = self._place_problem(self.id_of(index), extent.length, sizes)
-            if problem and not (hole or self.id_of(index) == zero_id(extent.length)):
-                found[index] = problem
+            if problem and self.id_of(index) != zero_id(extent.length):
+                found.append(problem)
         return found
 
     def _place_problem(self, blob_id: bytes, length: int, pack_sizes: dict[str, int]) -> str:

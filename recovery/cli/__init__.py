@@ -1,0 +1,92 @@
+"""The command line: parse, call, print; errors become exit codes here and nowhere else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+
+import typer
+
+from recovery.cli import disks, images, repository
+from recovery.cli.options import Common
+from recovery.cli.output import Output
+from recovery.errors import ExitCode, RecoveryError
+
+app = typer.Typer(
+    name="recovery",
+    help="Bare-metal recovery: whole disks as system images in a restic repository.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def common(
+    context: typer.Context,
+    repo: Common.Repo = None,
+    password_file: Common.PasswordFile = None,
+    no_password: Common.NoPassword = False,
+    json: Common.Json = False,
+    verbose: Common.Verbose = False,
+) -> None:
+    """Bare-metal recovery: whole disks as system images in a restic repository."""
+    context.obj = Common(repo, password_file, no_password, json)
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
+    )
+
+
+disks.register(app)
+repository.register(app)
+images.register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The program ``recovery``; ends the process with an exit code of ``recovery.errors.ExitCode``."""
+    words = sys.argv[1:] if arguments is None else arguments
+    output = Output(json="--json" in words)
+    try:
+        code = app(words, standalone_mode=False)
+    except typer.Exit as ended:
+        code = ended.exit_code
+    except typer.Abort:
+        output.failure("stopped as asked", "", ExitCode.CANCELLED)
+        code = ExitCode.CANCELLED
+    except RecoveryError as error:
+        output.failure(error.message, error.hint, error.exit_code)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        output.failure("stopped at once", "What was being written is unfinished.", ExitCode.CANCELLED)
+        _end_at_once(ExitCode.CANCELLED)
+    except BrokenPipeError:
+        _end_at_once(ExitCode.BUG)
+    except Exception as error:  # noqa: BLE001 - the last place that can tell a person
+        code = _usage_or_bug(error, output)
+    sys.exit(int(code or 0))
+
+
+def _usage_or_bug(error: Exception, output: Output) -> int:
+    """A mistake in the words typed is told by click's own error; anything else is a bug of this program."""
+    message = getattr(error, "format_message", None)
+    if message is not None:
+        output.failure(message(), "'recovery COMMAND --help' says what it takes.", ExitCode.USAGE)
+        return ExitCode.USAGE
+    if os.environ.get("RECOVERY_DEBUG"):
+        traceback.print_exception(error, file=sys.stderr)
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    output.failure(
+        f"this is a bug: {type(error).__name__}: {error} ({where.name}, line {where.lineno})",
+        "Please report it; RECOVERY_DEBUG=1 shows more.",
+        ExitCode.BUG,
+    )
+    return ExitCode.BUG
+
+
+def _end_at_once(code: int) -> None:
+    """End without waiting for threads that may be stuck in a device."""
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,184 @@
+"""What is printed: answers, events, the bar of a running operation; for people or, with ``--json``, for programs.
+
+``--json`` gives one document for a question, and for work one line an event, named as restic names them: ``status``
+while it runs, ``error``, ``summary`` at the end.  A terminal shows a live bar; piped, a plain line now and then.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+import msgspec
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from recovery.errors import RecoveryError
+from recovery.inventory import shown
+from recovery.progress import Progress, ProgressSnapshot
+from recovery.units import format_bytes, format_seconds
+
+_TERMINAL_SECONDS, _JSON_SECONDS, _PLAIN_SECONDS = 0.2, 1.0, 15.0
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Output:
+    """Prints for one command."""
+
+    def __init__(self, json: bool) -> None:
+        self.json = json
+        self._out = Console(highlight=False, soft_wrap=True)
+        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.terminal = threading.Lock()
+        self.wanted = threading.Event()
+
+    # -- answers
+
+    def document(self, value: Any) -> None:
+        """The JSON answer to a question."""
+        print_raw(msgspec.json.format(msgspec.json.encode(value), indent=2))
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """One line of JSON; nothing without ``--json``."""
+        if self.json:
+            print_raw(msgspec.json.encode({"message_type": kind, **fields}))
+
+    def say(self, text: str = "") -> None:
+        """A line for people; nothing with ``--json``."""
+        if not self.json:
+            self._out.print(shown(text), markup=False)
+
+    def show(self, renderable: RenderableType) -> None:
+        """A table for people, as wide as the terminal; nothing with ``--json``."""
+        if not self.json:
+            Console(highlight=False).print(renderable)
+
+    def warn(self, text: str) -> None:
+        """Something that the user should read although the work goes on."""
+        if self.json:
+            self.event("warning", message=text)
+        else:
+            self._err.print(shown(f"Warning: {text}"), markup=False)
+
+    def failure(self, message: str, hint: str, code: int) -> None:
+        """Why the command ends."""
+        if self.json:
+            self.event("error", code=int(code), message=message, hint=hint)
+            return
+        self._err.print(shown(f"Error: {_sentence(message)}"), markup=False)
+        if hint:
+            self._err.print(shown(f"       {hint}"), markup=False)
+
+    # -- work
+
+    @contextmanager
+    def work(self, progress: Progress) -> Iterator[Work]:
+        """Show ``progress`` for the time of the block.  A first interrupt cancels it, a second ends at once."""
+        ended = threading.Event()
+        previous = {number: signal.signal(number, self._stopper(progress)) for number in _STOPS}
+        show = self._show_events if self.json else self._show_bar if self._err.is_terminal else self._show_lines
+        thread = threading.Thread(target=show, args=(progress, ended), name="progress", daemon=True)
+        thread.start()
+        try:
+            yield Work(self)
+        finally:
+            ended.set()
+            thread.join(timeout=5)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _stopper(self, progress: Progress) -> Any:
+        def stop(number: int, frame: FrameType | None) -> None:
+            try:
+                progress.check()
+            except RecoveryError:
+                raise KeyboardInterrupt from None
+            progress.cancel()
+            self.warn("stopping at the next safe point; once more stops at once")
+
+        return stop
+
+    def _show_events(self, progress: Progress, ended: threading.Event) -> None:
+        while not ended.wait(_JSON_SECONDS):
+            now = progress.snapshot()
+            self.event(
+                "status",
+                phase=now.phase,
+                percent_done=now.ratio,
+                bytes_done=now.done_bytes,
+                total_bytes=now.total_bytes,
+                bytes_per_second=round(now.bytes_per_second),
+                seconds_remaining=now.remaining_seconds,
+                **now.counters,
+            )
+
+    def _show_lines(self, progress: Progress, ended: threading.Event) -> None:
+        while not ended.wait(_PLAIN_SECONDS):
+            self._err.print(_line(progress.snapshot()), markup=False)
+
+    def _show_bar(self, progress: Progress, ended: threading.Event) -> None:
+        while not ended.is_set():
+            with self.terminal:  # a bar is never drawn into a table
+                with Live(console=self._err, transient=True, auto_refresh=False) as live:
+                    while not (ended.wait(_TERMINAL_SECONDS) or self.wanted.is_set()):
+                        live.update(_bar(progress.snapshot()), refresh=True)
+            while self.wanted.is_set() and not ended.wait(_TERMINAL_SECONDS):
+                pass
+
+
+class Work:
+    """A running operation that is being shown."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Take the bar away for the time of the block, to print something else."""
+        self._output.wanted.set()
+        try:
+            with self._output.terminal:
+                yield
+        finally:
+            self._output.wanted.clear()
+
+
+def print_raw(data: bytes) -> None:
+    """A line on standard output, whatever the locale."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _line(now: ProgressSnapshot) -> str:
+    if not now.total_bytes:
+        return f"{now.phase} ..."
+    parts = [
+        f"{now.phase}: {100 * (now.ratio or 0):.0f} %",
+        f"{format_bytes(now.done_bytes)} of {format_bytes(now.total_bytes)}",
+        f"{format_bytes(now.bytes_per_second)}/s",
+    ]
+    if now.remaining_seconds is not None:
+        parts.append(f"{format_seconds(now.remaining_seconds)} left")
+    lost = now.counters.get("unreadable_bytes", 0)
+    if lost:
+        parts.append(f"{format_bytes(lost)} unreadable")
+    return ", ".join(parts)
+
+
+def _bar(now: ProgressSnapshot) -> RenderableType:
+    row = Table.grid(padding=(0, 1))
+    row.add_row(ProgressBar(total=now.total_bytes or None, completed=now.done_bytes, width=24), _line(now))
+    return row
+
+
+def _sentence(text: str) -> str:
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?")) else f"{text}."
