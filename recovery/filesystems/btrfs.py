@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from recovery.extent import Extents
+from recovery.extent import Extent, Extents
 from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, not_closed_cleanly
 from recovery.units import GIB, KIB, MIB
 
@@ -115,24 +115,29 @@ class _Trees:
 
     def allocated(self) -> Extents:
         """Every allocated byte of the device: all copies of what the extent tree lists."""
+        logical = Extents(self._allocated_addresses())
+        pieces, mapped = [], 0
+        for chunk in self._chunks:
+            inside = logical.clip(Extent(chunk.logical, chunk.length))
+            mapped += inside.total_bytes
+            pieces += [(copy, inside.shift(copy - chunk.logical)) for copy in chunk.copies]
+        if mapped != logical.total_bytes:
+            raise CaptureWhole("btrfs whose extents lie outside of its chunks")
+        pieces.sort(key=lambda piece: piece[0])
+        return Extents(extent for _, piece in pieces for extent in piece)
+
+    def _allocated_addresses(self) -> Iterator[tuple[int, int]]:
+        for (logical, kind, offset), _ in self._items(self._extent_root()):
+            if kind == _EXTENT_ITEM:
+                yield logical, offset
+            elif kind == _METADATA_ITEM:
+                yield logical, self._superblock.node_bytes
+
+    def _extent_root(self) -> int:
         for (tree, kind, _), data in self._items(self._superblock.root):
             if (tree, kind) == (_EXTENT_TREE, _ROOT_ITEM):
-                (root,) = struct.unpack_from("<Q", data, 176)
-                return Extents(self._physical(root))
+                return int(struct.unpack_from("<Q", data, 176)[0])
         raise CaptureWhole("btrfs without an extent tree")
-
-    def _physical(self, extent_root: int) -> Iterator[tuple[int, int]]:
-        node_bytes = self._superblock.node_bytes
-        for (logical, kind, offset), _ in self._items(extent_root):
-            if kind == _EXTENT_ITEM:
-                length = offset
-            elif kind == _METADATA_ITEM:
-                length = node_bytes
-            else:
-                continue
-            chunk = self._chunk_of(logical, length)
-            for copy in chunk.copies:
-                yield copy + logical - chunk.logical, length
 
     def _set_chunks(self, chunks: list[_Chunk]) -> None:
         self._chunks = sorted(chunks, key=lambda chunk: chunk.logical)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from recovery.devices.probe import probe
+from recovery.devices.probe import Content, probe
 from recovery.extent import Extent, Extents
 from recovery.filesystems import Usage, used_extents
-from tests.support.disks import KIB, MIB, loop, read_at, run, sha256
+from tests.support.disks import KIB, MIB, blank, loop, overwrite, read_at, run, sha256
 from tests.support.filesystems import (
     OFFSET,
     Kind,
@@ -147,6 +148,28 @@ def test_the_last_two_clusters_of_exfat_are_used(tmp_path: Path) -> None:
     assert usage.method == "map"
     assert usage.used.covers(Extent(end - 64 * KIB, kind.size - end + 64 * KIB))
     assert not usage.used.covers(Extent(end - 256 * KIB, 128 * KIB))
+
+
+def test_an_hfs_plus_volume_is_mapped_by_its_bitmap(tmp_path: Path) -> None:
+    """No program here makes or checks one: its header and bitmap are laid out by hand, after TN1150."""
+    block, blocks, taken = 4096, 4096, [*range(8), *range(100, 300), 1000, *range(4000, 4096)]
+    bitmap = bytearray(block)
+    for number in taken:
+        bitmap[number // 8] |= 0x80 >> number % 8
+    header = bytearray(512)
+    struct.pack_into(">2sHI4s", header, 0, b"H+", 4, 1 << 8, b"10.0")
+    struct.pack_into(">III", header, 40, block, blocks, blocks - len(taken))
+    struct.pack_into(">QIIII", header, 112, block, block, 1, 1, 1)
+    image = blank(tmp_path / "hfsplus.img", block * blocks + 512)
+    overwrite(image, 1024, bytes(header))
+    overwrite(image, block, bytes(bitmap))
+    content = Content(kind="filesystem", type="hfsplus")
+    usage = used_extents(image, Extent(0, block * blocks + 512), content, 512, tmp_path)
+    assert usage.method == "map", usage.reason
+    assert usage.used == Extents([*((number * block, block) for number in taken), (block * blocks, 512)])
+    overwrite(image, 1024 + 4, bytes(4))
+    unclean = used_extents(image, Extent(0, block * blocks + 512), content, 512, tmp_path)
+    assert (unclean.method, unclean.clean) == ("whole", False)
 
 
 @pytest.mark.parametrize("page_bytes", [4 * KIB, 64 * KIB])
