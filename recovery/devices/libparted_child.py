@@ -42,7 +42,11 @@ def main(path: str, sector_bytes: int) -> int:
         answer = {"label": disk.type.name, "entries": _entries(disk, sector_bytes), "refusal": ""}
     except _ERRORS as error:
         lines = str(error).splitlines() or [type(error).__name__]
-        answer = {"label": None, "entries": [], "refusal": lines[0].removeprefix(f"{path}: ")}
+        answer = {
+            "label": None,
+            "entries": [],
+            "refusal": lines[0].removeprefix(f"{path}: ").replace(f" on {path}", ""),
+        }
     sys.stdout.write(json.dumps(answer))
     return 0
 
