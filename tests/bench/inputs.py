@@ -119,7 +119,7 @@ def upgrade(image: Image, folder: Path) -> Upgrade:
 
 def place(gib: float) -> Path:
     """Where inputs and outputs go: memory where they fit beside what runs, else ``build/``."""
-    needed = int((gib * 4.6 + 2) * GIB)
+    needed = int((gib * 4.1 + 1.5) * GIB)
     memory = Path("/dev/shm")
     if memory.is_dir() and min(shutil.disk_usage(memory).free, _available_memory()) >= needed:
         return memory
