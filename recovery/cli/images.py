@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -131,7 +131,7 @@ def restore_command(
     common: Common = context.obj.merged(repo, password_file, no_password, json)
     output, progress = Output(common.json), Progress()
     repository = common.open()
-    with _shared_lock(repository, output):
+    with _shared_lock(repository, output) as settle:
         image = open_image(repository, snapshot).disk(disk)
         plan = plan_restore(
             image,
@@ -153,6 +153,7 @@ def restore_command(
             output.event("plan", **restore_plan_document(plan))
             return
         _confirm(output, plan, yes)
+        settle()
         with output.work(progress):
             result = restore(image, plan, progress, verify=not no_verify, partial=partial)
     output.event("summary", **restore_document(result))
@@ -201,8 +202,9 @@ def verify_command(
     common: Common = context.obj.merged(repo, password_file, no_password, json)
     output, progress = Output(common.json), Progress()
     repository = common.open()
-    with _shared_lock(repository, output):
+    with _shared_lock(repository, output) as settle:
         image = open_image(repository, snapshot)
+        settle()
         with output.work(progress):
             result = verify(image, progress)
     output.event("summary", **verify_document(image, result))
@@ -212,19 +214,19 @@ def verify_command(
 
 
 @contextmanager
-def _shared_lock(repository: Repository, output: Output) -> Iterator[None]:
-    """A reader's lock; a repository on a read-only medium is read without one, as nothing can change it there."""
-    lock: Any = repository.lock()
-    try:
-        lock.__enter__()
-    except DeviceError as error:
-        output.warn(f"the repository cannot be locked, and is read as it is: {error.message}")
-        yield
-        return
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
+def _shared_lock(repository: Repository, output: Output) -> Iterator[Callable[[], None]]:
+    """A reader's lock, and what to call before the long work begins.
+
+    A repository on a read-only medium is read without one: nothing can change it there.
+    """
+    with ExitStack() as held:
+        try:
+            lock = held.enter_context(repository.lock())
+        except DeviceError as error:
+            output.warn(f"the repository cannot be locked, and is read as it is: {error.message}")
+            yield lambda: None
+            return
+        yield lock.settle
 
 
 def _confirm(output: Output, plan: RestorePlan, yes: bool) -> None:

@@ -22,10 +22,11 @@ from recovery.progress import Progress
 from recovery.repository.format import BlobType
 from recovery.repository.packer import compressor
 from recovery.repository.repository import Repository
-from recovery.units import format_bytes
+from recovery.units import KIB, format_bytes
 
 #: Chunks that are read, hashed and compressed to predict the size of an image.
 _SAMPLES = 24
+_SAMPLE_BYTES = 256 * KIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +217,14 @@ def _predict(repository: Repository, plan: CapturePlan, level: int) -> int:
                 read += inside.total_bytes
                 chunk = room[: extent.length]
                 if not repository.index.has(BlobType.DATA, hashlib.sha256(chunk).digest()):
-                    added += len(compressor(level).compress(chunk)) if repository.config.version > 1 else extent.length
+                    added += _compressed_bytes(repository, chunk, level)
         predicted += planned.domain.used.total_bytes * added / read if read else 0
     return int(predicted)
+
+
+def _compressed_bytes(repository: Repository, chunk: memoryview, level: int) -> int:
+    """About what a chunk takes when it is compressed: its first part stands for the whole."""
+    if repository.config.version == 1:
+        return len(chunk)
+    part = chunk[:_SAMPLE_BYTES]
+    return len(compressor(level).compress(part)) * len(chunk) // len(part)

@@ -67,11 +67,16 @@ class Key:
         block = Cipher(algorithms.AES(self.mac_k), modes.ECB()).encryptor().update(nonce)
         return Poly1305.generate_tag(self.mac_r + block, ciphertext)
 
-    def seal(self, plain: bytes | memoryview) -> bytes:
+    def seal(self, plain: bytes | memoryview) -> bytearray:
         """Encrypt and authenticate: ``SEAL_BYTES`` longer than ``plain``."""
         nonce = os.urandom(_NONCE_BYTES)
-        ciphertext = Cipher(algorithms.AES(self.encrypt), modes.CTR(nonce)).encryptor().update(plain)
-        return b"".join((nonce, ciphertext, self._mac(nonce, ciphertext)))
+        sealed = bytearray(len(plain) + SEAL_BYTES)  # filled in place: a second copy of every byte would cost
+        sealed[:_NONCE_BYTES] = nonce
+        with memoryview(sealed) as view:
+            ciphertext = view[_NONCE_BYTES:-_MAC_BYTES]
+            Cipher(algorithms.AES(self.encrypt), modes.CTR(nonce)).encryptor().update_into(plain, ciphertext)
+            view[-_MAC_BYTES:] = self._mac(nonce, ciphertext)
+        return sealed
 
     def open(self, sealed: bytes | memoryview) -> bytes:
         """The plaintext.  Raises DoesNotAuthenticate."""
@@ -90,7 +95,7 @@ def make_key_file(master: Key, password: str, created: datetime, username: str, 
     plain = encode_json(MasterKey(MacKey(master.mac_k, master.mac_r), master.encrypt))
     sealed = Key.derive(password, salt, SCRYPT_N, SCRYPT_R, SCRYPT_P).seal(plain)
     return encode_json(
-        KeyFile(created, username, hostname, "scrypt", SCRYPT_N, SCRYPT_R, SCRYPT_P, salt=salt, data=sealed)
+        KeyFile(created, username, hostname, "scrypt", SCRYPT_N, SCRYPT_R, SCRYPT_P, salt=salt, data=bytes(sealed))
     )
 
 

@@ -33,7 +33,10 @@ _HINT_LOCKED = "Wait until it has ended; if it is certain that nothing else work
 
 
 class Lock:
-    """A lock on a repository, for the time of a ``with`` block; refreshed by a thread of its own."""
+    """A lock on a repository, for the time of a ``with`` block; refreshed by a thread of its own.
+
+    It counts only once it has settled: ``settle`` before the first write.
+    """
 
     def __init__(
         self,
@@ -48,6 +51,7 @@ class Lock:
         self._exclusive = exclusive
         self._refresh_seconds = refresh_seconds
         self._name = ""
+        self._settled = False
         self._refreshed = _clock()
         self._guard = threading.Lock()
         self._ended = threading.Event()
@@ -56,13 +60,6 @@ class Lock:
     def __enter__(self) -> Lock:
         self._refuse_conflicts()
         self._name = self._write()
-        try:
-            # Two who asked at the same instant see each other now: restic waits as long.
-            self._ended.wait(_SETTLE_SECONDS)
-            self._refuse_conflicts()
-        except BaseException:
-            self._store.remove(FileKind.LOCK, self._name)
-            raise
         self._thread.start()
         return self
 
@@ -76,8 +73,20 @@ class Lock:
         except RecoveryError as failed:
             log.warning("the repository's lock could not be removed: %s", failed.message)
 
+    def settle(self) -> None:
+        """Make sure that nobody asked for an excluding lock at the same instant; call before anything is written.
+
+        Two who did see each other only after a moment (restic waits as long); the caller may use it to read and plan.
+        Raises RepositoryLocked.
+        """
+        if not self._settled:
+            self._ended.wait(max(0.0, self._refreshed + _SETTLE_SECONDS - _clock()))
+            self._refuse_conflicts()
+            self._settled = True
+
     def check(self) -> None:
         """Raise RepositoryLocked when the lock is gone or could not be refreshed: nothing may be published then."""
+        self.settle()
         with self._guard:
             name, refreshed = self._name, self._refreshed
         if self._store.size(FileKind.LOCK, name) is None:

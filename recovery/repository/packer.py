@@ -55,7 +55,7 @@ class SealedBlob:
 
     type: BlobType
     id: bytes
-    sealed: bytes
+    sealed: bytes | bytearray
     raw_length: int
 
 
@@ -63,7 +63,7 @@ class SealedBlob:
 class _Pack:
     """A pack being filled."""
 
-    pieces: list[bytes] = field(default_factory=list)
+    pieces: list[bytes | bytearray] = field(default_factory=list)
     blobs: list[PackedBlob] = field(default_factory=list)
     length: int = 0
 
