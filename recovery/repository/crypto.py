@@ -60,7 +60,14 @@ class Key:
                 "It is damaged; another key file may still open the repository.",
             )
         memory = 128 * r * (n + p + 2) + MIB
-        raw = hashlib.scrypt(password.encode(), salt=salt, n=n, r=r, p=p, maxmem=memory, dklen=64)
+        secret = password.encode(errors="surrogateescape")  # as the environment held it, UTF-8 or not
+        try:
+            raw = hashlib.scrypt(secret, salt=salt, n=n, r=r, p=p, maxmem=memory, dklen=64)
+        except ValueError as error:
+            raise RepositoryDamaged(
+                f"a key file asks for impossible scrypt parameters (N={n}, r={r}, p={p})",
+                "It is damaged; another key file may still open the repository.",
+            ) from error
         return cls(raw[:32], raw[32:48], raw[48:64])
 
     def _mac(self, nonce: bytes | memoryview, ciphertext: bytes | memoryview) -> bytes:

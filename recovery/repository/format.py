@@ -23,7 +23,7 @@ import threading
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 import zstandard
@@ -49,6 +49,9 @@ MAX_UNPACKED_BYTES = 1024 * MIB
 ID_BYTES = 32
 
 T = TypeVar("T")
+
+#: A time with its zone, as RFC 3339 wants it: two times can always be compared.
+Time = Annotated[datetime, msgspec.Meta(tz=True)]
 
 _threads = threading.local()
 _LENGTH = struct.Struct("<I")
@@ -131,7 +134,7 @@ class Config(msgspec.Struct, frozen=True):
 class KeyFile(msgspec.Struct, frozen=True):
     """A file under ``keys/``: the master keys, sealed with a key derived from the password by scrypt."""
 
-    created: datetime
+    created: Time
     username: str
     hostname: str
     kdf: str
@@ -159,7 +162,7 @@ class MasterKey(msgspec.Struct, frozen=True):
 class LockFile(msgspec.Struct, frozen=True):
     """A file under ``locks/``."""
 
-    time: datetime
+    time: Time
     exclusive: bool
     hostname: str = ""
     username: str = ""
@@ -171,8 +174,8 @@ class LockFile(msgspec.Struct, frozen=True):
 class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
     """What a backup did, inside its snapshot (restic 0.17 and later show it)."""
 
-    backup_start: datetime
-    backup_end: datetime
+    backup_start: Time
+    backup_end: Time
     files_new: int = 0
     files_changed: int = 0
     files_unmodified: int = 0
@@ -190,7 +193,7 @@ class Summary(msgspec.Struct, frozen=True, omit_defaults=True):
 class Snapshot(msgspec.Struct, frozen=True, omit_defaults=True):
     """A file under ``snapshots/``."""
 
-    time: datetime
+    time: Time
     tree: str
     paths: list[str]
     parent: str | None = None
@@ -274,7 +277,7 @@ def decode_json(data: bytes, kind: type[T], what: str) -> T:
     """``data`` as ``kind``.  Raises RepositoryDamaged, naming ``what``, when it is something else."""
     try:
         return msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RepositoryDamaged(f"{what} is malformed: {error}", "Run 'restic check' on the repository.") from error
 
 

@@ -16,7 +16,7 @@ from array import array
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from recovery.repository.format import SEAL_BYTES, BlobType, IndexBlob, IndexFile, IndexPack, PackedBlob
+from recovery.repository.format import ID_BYTES, SEAL_BYTES, BlobType, IndexBlob, IndexFile, IndexPack, PackedBlob
 
 _RECORD = struct.Struct("<32sIIII")
 _PLACE = struct.Struct("<IIII")
@@ -104,14 +104,12 @@ class Index:
             self._tables[blob.type].add(blob.id, number, blob.offset, blob.length, blob.raw_length)
 
     def add_file(self, file: IndexFile) -> None:
-        """Record what an index file says."""
+        """Record what an index file says.  Raises ValueError or struct.error when it cannot be so."""
         for pack in file.packs:
             number = len(self._packs)
-            self._packs.append(bytes.fromhex(pack.id))
+            self._packs.append(_id(pack.id))
             for blob in pack.blobs:
-                self._tables[blob.type].add(
-                    bytes.fromhex(blob.id), number, blob.offset, blob.length, blob.uncompressed_length
-                )
+                self._tables[blob.type].add(_id(blob.id), number, blob.offset, blob.length, blob.uncompressed_length)
 
     def has(self, blob_type: BlobType, blob_id: bytes) -> bool:
         """Whether the blob is known."""
@@ -133,6 +131,13 @@ class Index:
     def memory_bytes(self) -> int:
         """What the blob tables take."""
         return sum(table.memory_bytes() for table in self._tables.values())
+
+
+def _id(text: str) -> bytes:
+    raw = bytes.fromhex(text)
+    if len(raw) != ID_BYTES:
+        raise ValueError(f"{text!r} is not an id")
+    return raw
 
 
 def index_pack(pack_id: bytes, blobs: list[PackedBlob]) -> IndexPack:
