@@ -28,8 +28,10 @@ REFRESH_SECONDS = 5 * 60.0
 #: restic's ``refreshabilityTimeout``: a lock that could not be refreshed for so long may be taken for stale soon.
 EXPIRES_AFTER_SECONDS = 25 * 60.0
 _SETTLE_SECONDS = 0.2
+_MAX_PID = 2**31 - 1
 
 _HINT_LOCKED = "Wait until it has ended; if it is certain that nothing else works on it, run 'restic unlock'."
+_HINT_DAMAGED = "If it is certain that nothing else works on it, run 'restic unlock --remove-all'."
 
 
 class Lock:
@@ -87,9 +89,9 @@ class Lock:
     def check(self) -> None:
         """Raise RepositoryLocked when the lock is gone or could not be refreshed: nothing may be published then."""
         self.settle()
-        with self._guard:
-            name, refreshed = self._name, self._refreshed
-        if self._store.size(FileKind.LOCK, name) is None:
+        with self._guard:  # so that no refresh replaces the file while we look for it
+            there, refreshed = self._store.size(FileKind.LOCK, self._name) is not None, self._refreshed
+        if not there:
             raise RepositoryLocked(
                 "our lock on the repository was removed by somebody else",
                 "Nothing was published since. Make sure that nobody runs 'restic unlock' or 'prune', and run it again.",
@@ -134,10 +136,12 @@ class Lock:
                 continue
             try:
                 other = self._load(name)
-            except RepositoryDamaged:
+            except RepositoryDamaged as error:
                 if self._store.size(FileKind.LOCK, name) is None:
                     continue  # released meanwhile
-                raise
+                raise RepositoryDamaged(
+                    f"{error.message}; nobody can tell whether its owner still works on the repository", _HINT_DAMAGED
+                ) from error
             if is_stale(other, datetime.now(UTC)):
                 log.info("a stale lock of %s (process %d) is passed over", other.hostname, other.pid)
                 continue
@@ -153,7 +157,7 @@ def is_stale(lock: LockFile, now: datetime) -> bool:
     """Whether restic would take the lock for one whose owner is gone."""
     if now - lock.time > STALE_AFTER:
         return True
-    if lock.hostname != socket.gethostname() or lock.pid <= 0:
+    if lock.hostname != socket.gethostname() or not 0 < lock.pid <= _MAX_PID:
         return False
     try:
         os.kill(lock.pid, 0)
