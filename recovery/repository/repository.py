@@ -20,7 +20,7 @@ from typing import TypeVar
 
 import msgspec
 
-from recovery.errors import NoRepository, RepositoryDamaged, UsageError, WrongPassword
+from recovery.errors import DeviceError, NoRepository, RecoveryError, RepositoryDamaged, UsageError, WrongPassword
 from recovery.repository.crypto import DoesNotAuthenticate, Key, make_key_file, open_key_file
 from recovery.repository.format import (
     READ_VERSIONS,
@@ -40,7 +40,7 @@ from recovery.repository.format import (
 from recovery.repository.index import Index, Location
 from recovery.repository.lock import REFRESH_SECONDS, Lock, user_name
 from recovery.repository.polynomial import random_irreducible
-from recovery.repository.store import FileKind, LocalStore, file_name
+from recovery.repository.store import FileKind, LocalStore, file_name, store_error
 
 log = logging.getLogger(__name__)
 
@@ -76,8 +76,7 @@ class Repository:
         store = LocalStore(folder)
         if store.exists():
             raise UsageError(f"{folder} already holds a repository", "Use it as it is, or name another folder.")
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / "keys").is_dir():
-            raise UsageError(f"{folder} is not empty", "Name a new or an empty folder.")
+        _take_over(store)
         store.create()
         key = Key.generate()
         for _ in range(2):
@@ -169,14 +168,15 @@ class Repository:
     def load_blob(self, blob_type: BlobType, blob_id: bytes) -> bytes:
         """The content of a blob, checked against its id.
 
-        When it lies in several packs, any whole copy serves.  Raises RepositoryDamaged when none is whole.
+        When it lies in several packs, any whole copy serves.  Raises RepositoryDamaged when none is whole,
+        DeviceError when the last one cannot be read.
         """
-        problem: RepositoryDamaged | None = None
+        problem: RecoveryError | None = None
         for place in self.index.find_all(blob_type, blob_id):
             try:
                 sealed = self.store.load_range(FileKind.PACK, place.pack.hex(), place.offset, place.length)
                 return self.open_blob(sealed, blob_id, place)
-            except RepositoryDamaged as error:
+            except (RepositoryDamaged, DeviceError) as error:
                 problem = error
         raise problem or RepositoryDamaged(f"the blob {blob_id.hex()[:8]} is in no pack", "Run 'restic check'.")
 
@@ -195,7 +195,11 @@ class Repository:
 
     def load_tree(self, tree_id: str) -> Tree:
         """A folder."""
-        data = self.load_blob(BlobType.TREE, bytes.fromhex(tree_id))
+        try:
+            blob_id = bytes.fromhex(tree_id)
+        except ValueError as error:
+            raise RepositoryDamaged(f"{tree_id!r} is not the id of a tree", "Run 'restic check'.") from error
+        data = self.load_blob(BlobType.TREE, blob_id)
         return decode_json(data, Tree, f"the tree {tree_id[:8]}")
 
     # -- snapshots
@@ -207,7 +211,7 @@ class Repository:
         for name, _ in self.store.list(FileKind.SNAPSHOT):
             try:
                 found.append(StoredSnapshot(name, self.load_unpacked(FileKind.SNAPSHOT, name, Snapshot)))
-            except RepositoryDamaged as error:
+            except (RepositoryDamaged, DeviceError) as error:
                 problems.append(error.message)
         return sorted(found, key=lambda s: s.snapshot.time), problems
 
@@ -218,6 +222,8 @@ class Repository:
         """
         found, problems = self.snapshots()
         if name == "latest":
+            for problem in problems:
+                log.warning("a snapshot cannot be read, and may have been the latest: %s", problem)
             tagged = [s for s in found if tag is None or tag in (s.snapshot.tags or [])]
             if tagged:
                 return tagged[-1]
@@ -240,20 +246,44 @@ class Repository:
         return self.save_unpacked(FileKind.SNAPSHOT, snapshot)
 
 
+def _take_over(store: LocalStore) -> None:
+    """See that ``init`` may use the folder, and clear away what an ``init`` that was cut off left in it.
+
+    Its keys must go: they open with the same password, but belong to no ``config``.  Raises UsageError.
+    """
+    try:
+        inside = {entry.name for entry in store.root.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return  # ``create`` makes it, or says why not
+    except OSError as error:
+        raise store_error(error, f"looking into {store.root}") from error
+    if not inside:
+        return
+    if "keys" not in inside:
+        raise UsageError(f"{store.root} is not empty", "Name a new or an empty folder.")
+    if any(any(store.list(kind)) for kind in (FileKind.PACK, FileKind.INDEX, FileKind.SNAPSHOT)):
+        raise UsageError(
+            f"{store.root} holds a repository that lost its file 'config'",
+            "Restore that file from a copy of the repository, or name another folder.",
+        )
+    for name, _ in list(store.list(FileKind.KEY)):
+        store.remove(FileKind.KEY, name)
+
+
 def _find_key(store: LocalStore, password: str) -> Key:
     refused: WrongPassword | None = None
     damaged: list[str] = []
     for name, _ in store.list(FileKind.KEY):
-        data = store.load(FileKind.KEY, name)
-        whole = hashlib.sha256(data).hexdigest() == name
         try:
+            data = store.load(FileKind.KEY, name)
+            whole = hashlib.sha256(data).hexdigest() == name
             return open_key_file(data, password)
         except WrongPassword as error:
             if whole:
                 refused = error
             else:
                 damaged.append(f"keys/{name[:8]} does not have the content that its name says")
-        except RepositoryDamaged as error:
+        except (RepositoryDamaged, DeviceError) as error:
             damaged.append(f"keys/{name[:8]}: {error.message}")
     for problem in damaged:
         log.warning("a key file is damaged: %s", problem)

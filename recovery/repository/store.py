@@ -78,15 +78,17 @@ class LocalStore:
             return self.path(FileKind.CONFIG, "").exists()
 
     def list(self, kind: FileKind) -> Iterator[tuple[str, int]]:
-        """Name and size in bytes of every file of ``kind``; what restic would not name so is passed over."""
+        """Name and size in bytes of every file of ``kind``; what restic would not name so is passed over.
+
+        A folder that is not there holds nothing: tools that copy a repository may leave empty ones out.
+        """
         folder = self.root / kind.value
         with _told(f"listing {folder}"):
-            folders = sorted(p for p in folder.iterdir() if p.is_dir()) if kind is FileKind.PACK else [folder]
+            folders = [folder]
+            if kind is FileKind.PACK:
+                folders = sorted(p for p in folder.iterdir() if p.is_dir()) if folder.exists() else []
             for place in folders:
-                with os.scandir(place) as entries:
-                    for entry in entries:
-                        if _is_id(entry.name) and entry.is_file():
-                            yield entry.name, entry.stat().st_size
+                yield from _files(place)
 
     def size(self, kind: FileKind, name: str) -> int | None:
         """Size in bytes; None when there is no such file."""
@@ -112,7 +114,8 @@ class LocalStore:
             except FileNotFoundError as error:
                 raise _missing(kind, name) from error
             try:
-                data = os.pread(file, length, offset)
+                # A damaged index may name any length: nothing is allocated for what cannot be there.
+                data = os.pread(file, length, offset) if os.fstat(file).st_size >= offset + length else b""
             finally:
                 os.close(file)
         if len(data) != length:
@@ -217,6 +220,20 @@ def store_error(error: OSError, doing: str) -> RecoveryError:
     if error.errno in (errno.EACCES, errno.EPERM):
         return DeviceError(f"no permission ({doing})", "Run it as root, or choose a place that you may write to.")
     return DeviceError(f"{error.strerror or error} ({doing})", "Check that the destination is still there.")
+
+
+def _files(folder: Path) -> Iterator[tuple[str, int]]:
+    try:
+        entries = os.scandir(folder)
+    except FileNotFoundError:
+        return
+    with entries:
+        for entry in entries:
+            try:
+                if _is_id(entry.name) and entry.is_file():
+                    yield entry.name, entry.stat().st_size
+            except FileNotFoundError:
+                continue  # removed meanwhile: locks come and go
 
 
 def _missing(kind: FileKind, name: str) -> RepositoryDamaged:
