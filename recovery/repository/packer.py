@@ -21,7 +21,7 @@ from types import TracebackType
 
 import zstandard
 
-from recovery.errors import DestinationFull, DeviceError, RecoveryError, RepositoryDamaged
+from recovery.errors import DeviceError, RecoveryError, RepositoryDamaged
 from recovery.repository.crypto import DoesNotAuthenticate
 from recovery.repository.format import (
     SEAL_BYTES,
@@ -180,11 +180,10 @@ class PackWriter:
             except Exception as error:  # a thread must hand every failure to its owner
                 log.exception("the pack writer failed")
                 self._failure = DeviceError(f"writing a pack failed: {error}", "This is a bug: please report it.")
-        if self._failure is None or not isinstance(self._failure, DestinationFull):
-            try:
-                self._publish()
-            except RecoveryError as error:
-                self._failure = self._failure or error
+        try:
+            self._publish()  # of a full destination too: the pack that did not fit is gone, and an index is small
+        except RecoveryError as error:
+            self._failure = self._failure or error
 
     def _write(self, pack: _Pack) -> None:
         header = self._repository.key.seal(encode_header(pack.blobs))
@@ -210,6 +209,7 @@ class PackWriter:
                 self._repository, name, self._repository.store.load_uncached(FileKind.PACK, name, self._scratch), blobs
             )
         except RepositoryDamaged as error:
+            self._repository.store.remove(FileKind.PACK, name)
             raise DeviceError(
                 f"a pack that was just written does not read back as it was written: {error.message}",
                 "The destination, its cable or this machine's memory is faulty. Nothing of this pack was published; "
