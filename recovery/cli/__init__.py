@@ -6,9 +6,11 @@ import logging
 import os
 import sys
 import traceback
+from typing import Annotated
 
 import typer
 
+import recovery
 from recovery.cli import disks, images, repository
 from recovery.cli.options import Common
 from recovery.cli.output import Output
@@ -17,7 +19,7 @@ from recovery.errors import ExitCode, RecoveryError
 app = typer.Typer(
     name="recovery",
     help="Bare-metal recovery: whole disks as system images in a restic repository.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -32,8 +34,12 @@ def common(
     no_password: Common.NoPassword = False,
     json: Common.Json = False,
     verbose: Common.Verbose = False,
+    version: Annotated[bool, typer.Option("--version", is_eager=True, help="Say which version this is.")] = False,
 ) -> None:
     """Bare-metal recovery: whole disks as system images in a restic repository."""
+    if version:
+        typer.echo(f"recovery {recovery.__version__}")
+        raise typer.Exit
     context.obj = Common(repo, password_file, no_password, json)
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
@@ -47,10 +53,10 @@ images.register(app)
 
 def main(arguments: list[str] | None = None) -> None:
     """The program ``recovery``; ends the process with an exit code of ``recovery.errors.ExitCode``."""
-    words = sys.argv[1:] if arguments is None else arguments
+    words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     output = Output(json="--json" in words)
     try:
-        code = app(words, standalone_mode=False)
+        code = app(words, prog_name="recovery", standalone_mode=False)
     except typer.Exit as ended:
         code = ended.exit_code
     except typer.Abort:

@@ -11,7 +11,7 @@ from recovery.cli.options import Common
 from recovery.cli.output import Output
 from recovery.inventory import render, survey
 
-Paths = Annotated[list[Path] | None, typer.Argument(metavar="[DISK]...", help="Disks or raw image files; all if none.")]
+Paths = Annotated[list[Path] | None, typer.Argument(metavar="DISK", help="Disks or raw image files; all if none.")]
 
 
 def register(app: typer.Typer) -> None:

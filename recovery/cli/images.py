@@ -37,7 +37,7 @@ from recovery.progress import Progress
 from recovery.repository.repository import Repository
 from recovery.units import KIB, MIB, parse_bytes
 
-Level = Annotated[int, typer.Option("--level", help="zstd's compression level.", min=1, max=19)]
+Level = Annotated[int, typer.Option("--level", metavar="1-19", help="zstd's compression level.", min=1, max=19)]
 NoVerify = Annotated[bool, typer.Option("--no-verify", help="Do not read back what was written.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; the plan is still checked.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop; nothing is written.")]
@@ -45,8 +45,11 @@ BreakMembers = Annotated[
     bool, typer.Option("--break-members", help="Overwrite a member of an array, volume group or pool.")
 ]
 Target = Annotated[Path, typer.Argument(metavar="TARGET", help="The disk or image file that is overwritten.")]
-Numbers = Annotated[
-    str | None, typer.Option(metavar="N[,N...]", help="Partition numbers, separated by commas.", show_default=False)
+Only = Annotated[
+    str | None, typer.Option("--only", metavar="N[,N...]", help="Only these partitions.", show_default=False)
+]
+Without = Annotated[
+    str | None, typer.Option("--without", metavar="N[,N...]", help="Not these partitions.", show_default=False)
 ]
 
 
@@ -60,19 +63,23 @@ def register(app: typer.Typer) -> None:
 
 def capture_command(
     context: typer.Context,
-    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE...", help="Disks or raw image files.")],
+    sources: Annotated[list[Path], typer.Argument(metavar="SOURCE", help="Disks or raw image files.")],
     repo: Common.Repo = None,
     password_file: Common.PasswordFile = None,
     no_password: Common.NoPassword = False,
     json: Common.Json = False,
-    only: Numbers = None,
-    without: Numbers = None,
+    only: Only = None,
+    without: Without = None,
     level: Level = 3,
     no_verify: NoVerify = False,
     no_space_check: Annotated[bool, typer.Option("--no-space-check", help="Start although it may not fit.")] = False,
     dry_run: DryRun = False,
-    host: Annotated[str, typer.Option(help="The machine's name in the snapshot.", show_default=False)] = "",
-    tag: Annotated[list[str] | None, typer.Option(help="A further tag for the snapshot.", show_default=False)] = None,
+    host: Annotated[
+        str, typer.Option(metavar="NAME", help="The machine's name in the snapshot.", show_default=False)
+    ] = "",
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="TAG", help="A further tag for the snapshot.", show_default=False)
+    ] = None,
     chunk_size: Annotated[str, typer.Option(help="Size of a chunk; keep it for a repository.", hidden=True)] = "",
 ) -> None:
     """Capture disks as a system image.  The sources are only read."""
@@ -118,9 +125,13 @@ def restore_command(
     password_file: Common.PasswordFile = None,
     no_password: Common.NoPassword = False,
     json: Common.Json = False,
-    disk: Annotated[str | None, typer.Option(help="Which disk of the image.", show_default=False)] = None,
-    partition: Annotated[int | None, typer.Option(help="Only this partition.", show_default=False)] = None,
-    to_partition: Annotated[int | None, typer.Option(help="Into this partition of TARGET.", show_default=False)] = None,
+    disk: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Which disk of the image.", show_default=False)
+    ] = None,
+    partition: Annotated[int | None, typer.Option(metavar="N", help="Only this partition.", show_default=False)] = None,
+    to_partition: Annotated[
+        int | None, typer.Option(metavar="M", help="Into this partition of TARGET.", show_default=False)
+    ] = None,
     dry_run: DryRun = False,
     yes: Yes = False,
     no_verify: NoVerify = False,
