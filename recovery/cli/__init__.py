@@ -14,7 +14,7 @@ import recovery
 from recovery.cli import disks, images, repository
 from recovery.cli.options import Common
 from recovery.cli.output import Output
-from recovery.errors import ExitCode, RecoveryError
+from recovery.errors import ExitCode, RecoveryError, UsageError
 
 app = typer.Typer(
     name="recovery",
@@ -40,6 +40,8 @@ def common(
     if version:
         typer.echo(f"recovery {recovery.__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        raise UsageError("no command was named", "'recovery --help' lists them.")
     context.obj = Common(repo, password_file, no_password, json)
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
