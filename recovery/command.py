@@ -31,6 +31,10 @@ PACKAGES = {
     "wipefs": "util-linux",
     "findmnt": "util-linux",
     "blockdev": "util-linux",
+    "ddrescuelog": "gddrescue",
+    "ntfs-3g.probe": "ntfs-3g",
+    "udevadm": "udev",
+    "xfs_logprint": "xfsprogs",
 }
 
 
