@@ -151,6 +151,7 @@ def restore_command(
             partition=partition,
             to_partition=to_partition,
             accept_breaks=break_members,
+            partial=partial,
         )
         missing = image.missing(plan.source)
         if missing and not partial:
@@ -160,8 +161,8 @@ def restore_command(
                 "'recovery verify' says what is hit; --partial writes the rest and zeros there.",
             )
         show_restore_plan(output, plan, image.record)
+        output.event("plan", **restore_plan_document(plan))
         if dry_run:
-            output.event("plan", **restore_plan_document(plan))
             return
         _confirm(output, plan, yes)
         settle()
@@ -189,8 +190,8 @@ def clone_command(
         planned = plan_capture([source], None, progress).disks[0]
         plan = plan_clone(planned, target, accept_breaks=break_members)
     show_restore_plan(output, plan, planned.record)
+    output.event("plan", **restore_plan_document(plan))
     if dry_run:
-        output.event("plan", **restore_plan_document(plan))
         return
     _confirm(output, plan, yes)
     with output.work(progress):

@@ -168,7 +168,7 @@ def restore_plan_document(plan: RestorePlan) -> dict[str, Any]:
         "source_bytes": plan.source.length,
         "partition": plan.partition.number if plan.partition else None,
         "written_bytes": plan.layout.written.total_bytes,
-        "discarded_bytes": plan.layout.discard.total_bytes,
+        "unused_bytes": plan.layout.unused.total_bytes,
         "findings": list(plan.findings),
     }
 

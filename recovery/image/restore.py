@@ -56,7 +56,7 @@ def restore(
         state=written.state,
         written_bytes=written.written_bytes,
         discarded_bytes=written.discarded_bytes,
-        damaged=tuple(written.damaged),
+        damaged=tuple(dict.fromkeys([*plan.damaged, *written.damaged])),
         unreadable=image.unreadable.clip(plan.source),
         verified=verify,
         table_reread=written.table_reread,

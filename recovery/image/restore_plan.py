@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from recovery.devices.blockio import SourceReader
@@ -18,10 +18,7 @@ from recovery.image.capture_plan import PlannedDisk
 from recovery.image.manifest import ImageDisk, ImagePartition
 from recovery.image.target import HEAD_BYTES, TargetPlan
 from recovery.image.view import DiskImage
-from recovery.units import KIB, format_bytes
-
-#: Unused areas that are shorter than this are not worth telling a device.
-_DISCARD_BYTES = 64 * KIB
+from recovery.units import format_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +47,8 @@ class RestorePlan:
     """What will be written onto ``target``.
 
     ``breaks`` says what else stops working (a member of an array or pool is hit); ``findings`` what is worth knowing.
-    ``source`` is what of the image is written: the whole disk, or the range of one partition.
+    ``source`` is what of the image is written: the whole disk, or the range of one partition; ``damaged`` is what of
+    the table's places the repository could not give back, with why.
     """
 
     target: Target
@@ -59,6 +57,7 @@ class RestorePlan:
     partition: ImagePartition | None = None
     breaks: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+    damaged: tuple[tuple[Extent, str], ...] = ()
 
     @property
     def create_bytes(self) -> int | None:
@@ -66,10 +65,15 @@ class RestorePlan:
         return self.target.size_bytes if self.target.disk is None else None
 
     def check_target(self) -> None:
-        """Raise Refused when the target is not what it was when the plan was made."""
+        """Raise Refused when the target is not what it was when the plan was made, or came into use since.
+
+        A block device is open exclusively by now; a file must be asked for.
+        """
         if self.target.identity is None:
             return
         now = disk_for(self.target.path)
+        if now.is_image_file and now.in_use:
+            raise Refused(f"{self.target.path} came into use: {'; '.join(now.in_use)}", "Let go of it, and try again.")
         table = examine_table(self.target.path, now.size_bytes, now.logical_sector_bytes).table
         check_identity(self.target.identity, identity(now, table.uuid if table else None))
 
@@ -82,8 +86,13 @@ def plan_restore(
     partition: int | None = None,
     to_partition: int | None = None,
     accept_breaks: bool = False,
+    partial: bool = False,
 ) -> RestorePlan:
-    """What writing ``image`` onto ``target_path`` will do.  Raises Refused, UsageError, DeviceError."""
+    """What writing ``image`` onto ``target_path`` will do.
+
+    With ``partial`` the place of the partition table may be damaged in the repository.
+    Raises Refused, UsageError, DeviceError, RepositoryDamaged.
+    """
     record = image.record
     if partition is None and to_partition is not None:
         raise UsageError("--to-partition needs --partition", "Say which partition of the image is meant.")
@@ -92,8 +101,18 @@ def plan_restore(
     target = _look_at_target(target_path, record, length, repository, (), accept_breaks)
     if chosen is not None:
         return _partition_plan(target, record, image.used, chosen, to_partition)
-    head, tail = (image.read(extent.offset, extent.length) for extent in _ends(record.size_bytes))
-    return _whole_disk_plan(target, record, image.used, head, tail)
+    ends = _ends(record.size_bytes)
+    damaged = tuple(damage for extent in ends for damage in image.damage(extent)) if partial else ()
+    head, tail = (
+        bytes(extent.length) if any(_overlap(extent, hit) for hit, _ in damaged) else image.read(*extent)
+        for extent in ends
+    )
+    plan = _whole_disk_plan(target, record, image.used, head, tail)
+    return replace(plan, damaged=damaged)
+
+
+def _overlap(one: Extent, other: Extent) -> bool:
+    return one.offset < other.end and other.offset < one.end
 
 
 def plan_clone(source: PlannedDisk, target_path: Path, *, accept_breaks: bool = False) -> RestorePlan:
@@ -193,10 +212,10 @@ def _whole_disk_plan(target: Target, record: ImageDisk, used: Extents, head: byt
         # The copy at the old end has moved: left where it was, it would be a second, stale one.
         old_copy = table_extents(record.table, record.size_bytes).clip(_ends(record.size_bytes)[1])
         body = body.subtract(old_copy)
-    discard = _unused(Extent(0, target.size_bytes), body.union(table), target)
+    unused = _unused(Extent(0, target.size_bytes), body.union(table), target)
     places = [entry.extent for entry in (*(record.table.entries if record.table else ()), *_present(target))]
     areas = (Extent(0, target.size_bytes), Extent(0, record.size_bytes), *_clipped(places, target.size_bytes))
-    layout = TargetPlan(body=body, table=planned.writes, discard=discard, areas=areas)
+    layout = TargetPlan(body=body, table=planned.writes, unused=unused, areas=areas)
     return RestorePlan(
         target, Extent(0, record.size_bytes), layout, breaks=(), findings=(*record.findings, *planned.findings)
     )
@@ -222,7 +241,7 @@ def _partition_plan(
     body = used.clip(source)
     shift = place.offset - source.offset
     moved = Extents((run.offset + shift, run.length) for run in body)
-    layout = TargetPlan(body=body, shift=shift, discard=_unused(place, moved, target), areas=(place,))
+    layout = TargetPlan(body=body, shift=shift, unused=_unused(place, moved, target), areas=(place,))
     return RestorePlan(target, source, layout, partition=chosen)
 
 
@@ -249,4 +268,4 @@ def _unused(place: Extent, written: Extents, target: Target) -> Extents:
     """What of ``place`` is not written; a file that will be made is empty already."""
     if target.disk is None:
         return Extents()
-    return Extents(gap for gap in written.invert(place) if gap.length >= _DISCARD_BYTES)
+    return written.invert(place)

@@ -12,8 +12,11 @@ Order, so that a target cut off at any instant never looks whole::
 from __future__ import annotations
 
 import hashlib
+import threading
 from array import array
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -29,6 +32,10 @@ from recovery.units import GIB, KIB, MIB
 HEAD_BYTES = MIB
 
 _ZEROS = bytes(MIB)
+_READERS = 2
+
+#: Unused areas that are shorter than this are not worth telling a device.
+_DISCARD_BYTES = 64 * KIB
 
 #: Where filesystems, arrays and pools keep signatures: near both ends, and btrfs' copies (its on-disk format).
 _SIGNATURE_END_BYTES = MIB
@@ -49,14 +56,14 @@ class TargetPlan:
     """What will be written where.  Bytes.
 
     ``body`` holds extents of the source that are written at ``offset + shift``; ``table`` holds ``(offset, bytes)`` of
-    the target, written last; ``discard`` extents of the target that nothing is written to, ``areas`` ranges of the
+    the target, written last; ``unused`` extents of the target that nothing is written to, ``areas`` ranges of the
     target (the whole, and each partition, old and new) at whose ends stale signatures are wiped.
     """
 
     body: Extents
     shift: int = 0
     table: tuple[tuple[int, bytes], ...] = ()
-    discard: Extents = field(default_factory=Extents)
+    unused: Extents = field(default_factory=Extents)
     areas: tuple[Extent, ...] = ()
 
     @property
@@ -71,7 +78,7 @@ class TargetPlan:
             edge = min(_SIGNATURE_END_BYTES, area.length)
             places += [Extent(area.offset, edge), Extent(area.end - edge, edge)]
             places += [Extent(area.offset + m.offset, m.length) for m in _BTRFS_MIRRORS if m.end <= area.length]
-        return Extents(places).intersect(self.discard)
+        return Extents(places).intersect(self.unused)
 
 
 @dataclass(slots=True)
@@ -162,8 +169,10 @@ def write_target(
 
 def _clear_unused(target: TargetWriter, plan: TargetPlan, written: Written, progress: Progress) -> None:
     progress.phase("discard")
-    for extent in plan.discard:
+    for extent in plan.unused:
         progress.check()
+        if extent.length < _DISCARD_BYTES:
+            continue
         if not target.discard(extent):
             break
         written.discarded_bytes += extent.length
@@ -192,18 +201,34 @@ def read_back(
     """Read what was written past the cache and compare.  Raises DeviceError at the first difference."""
     target.drop_cache()
     progress.phase("verify", plan.body.total_bytes)
-    buffer = memoryview(bytearray(0))
-    with target.reader(sector_bytes) as reader:
-        for extent, digest in digests:
-            progress.check()
-            body = plan.body.clip(extent)
-            if len(buffer) < extent.length:
-                buffer = memoryview(bytearray(extent.length))
-            moved = Extent(extent.offset + plan.shift, extent.length)
-            lost = reader.read(moved, body.shift(plan.shift), buffer)
-            if lost or hashlib.sha256(buffer[: extent.length]).digest() != digest:
-                raise _differs(target, moved)
-            progress.advance(body.total_bytes)
+    buffers = threading.local()
+
+    def differs(extent: Extent, body: Extents, digest: bytes) -> bool:
+        room: memoryview = buffers.__dict__.get("room") or memoryview(bytearray(extent.length))
+        if len(room) < extent.length:
+            room = memoryview(bytearray(extent.length))
+        buffers.room = room
+        lost = reader.read(Extent(extent.offset + plan.shift, extent.length), body.shift(plan.shift), room)
+        return bool(lost) or hashlib.sha256(room[: extent.length]).digest() != digest
+
+    def expect_equal(future: Future[bool], extent: Extent, length: int) -> None:
+        if future.result():
+            raise _differs(target, Extent(extent.offset + plan.shift, extent.length))
+        progress.advance(length)
+
+    with target.reader(sector_bytes) as reader, ThreadPoolExecutor(_READERS, thread_name_prefix="verify") as pool:
+        under_way: deque[tuple[Future[bool], Extent, int]] = deque()
+        try:
+            for extent, digest in digests:
+                progress.check()
+                body = plan.body.clip(extent)
+                under_way.append((pool.submit(differs, extent, body, digest), extent, body.total_bytes))
+                if len(under_way) > 2 * _READERS:
+                    expect_equal(*under_way.popleft())
+            while under_way:
+                expect_equal(*under_way.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
     for offset, data in plan.table:
         if target.read(Extent(offset, len(data))) != data:
             raise _differs(target, Extent(offset, len(data)))

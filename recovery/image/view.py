@@ -146,6 +146,11 @@ class DiskImage:
             offset = until
         return bytes(out)
 
+    def damage(self, within: Extent) -> list[tuple[Extent, str]]:
+        """The pieces that touch ``within`` and cannot be had, each with why."""
+        pieces = self.load(self.used.clip(within))
+        return [(piece.extent, piece.damage) for piece in pieces if piece.damage]
+
     def _piece(self, index: int) -> bytes:
         if index in self._pieces:
             self._pieces.move_to_end(index)
