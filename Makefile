@@ -9,7 +9,7 @@ PYTEST_ARGS ?=
 BENCH_GIB ?= 4
 BENCH_RUNS ?= 3
 
-.PHONY: help setup demo test check bench lock clean
+.PHONY: help setup demo test check bench bench-chunk-size lock clean
 
 help:
 	@echo "make setup    system packages, .venv with the locked Python packages (as root, or through sudo)"
@@ -17,6 +17,7 @@ help:
 	@echo "make test     every test that needs no virtual machine (disk tests need root)"
 	@echo "make check    lint, format, types, import contracts"
 	@echo "make bench    measure against other programs; BENCH_GIB=1 BENCH_RUNS=1 for a quick look (needs root)"
+	@echo "make bench-chunk-size   what the size of a chunk costs, on a system that is upgraded (needs root)"
 	@echo "make lock     write the lock files anew; UPGRADE=1 takes the newest versions"
 	@echo "make clean    remove what was built, and .venv; downloads in .cache stay"
 
@@ -37,6 +38,9 @@ check: setup
 
 bench: setup
 	@.venv/bin/python -m tests.bench --gib $(BENCH_GIB) --runs $(BENCH_RUNS)
+
+bench-chunk-size: setup
+	@.venv/bin/python -m tests.bench.chunk_size --runs $(BENCH_RUNS)
 
 lock:
 	@.ci/lock

@@ -19,10 +19,11 @@ _SAMPLE_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One run: wall seconds, and the memory of its whole process group at its largest."""
+    """One run: wall seconds, the memory of its whole process group at its largest, CPU seconds of all its processes."""
 
     seconds: float
     peak_bytes: int
+    cpu_seconds: float
 
 
 def measure(arguments: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Measured:
@@ -56,7 +57,7 @@ def measure(arguments: Sequence[str | Path], environment: Mapping[str, str] | No
             raise CommandFailed(f"{shown}\nexit status {process.returncode}\n{text}".rstrip())
         own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         reported = usage.ru_maxrss << 10 if usage.ru_maxrss > own else 0
-        return Measured(seconds, max(reported, sampler.peak_bytes))
+        return Measured(seconds, max(reported, sampler.peak_bytes), usage.ru_utime + usage.ru_stime)
 
 
 class _Sampler(threading.Thread):
