@@ -7,13 +7,14 @@ Every size and offset is in bytes.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from recovery.devices.probe import Content
 from recovery.devices.table import PartitionTable
 from recovery.errors import RepositoryDamaged, UsageError
+from recovery.units import KIB, MIB
 
 VERSION = "1.0"
 MANIFEST_NAME = "system.json"
@@ -22,6 +23,11 @@ TAG_INCOMPLETE = "incomplete"
 
 #: An image with more unreadable extents than this names the first of them in its manifest, and all in its map.
 MAX_NAMED_EXTENTS = 1000
+
+#: What a manifest may say, so that a damaged one is refused and not believed.
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+ChunkBytes = Annotated[int, msgspec.Meta(ge=512, le=64 * MIB)]
+SectorBytes = Annotated[int, msgspec.Meta(ge=512, le=64 * KIB)]
 
 
 class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -43,9 +49,9 @@ class Machine(msgspec.Struct, frozen=True, omit_defaults=True):
 class LayoutRecord(msgspec.Struct, frozen=True):
     """What the layout of an image file follows from, beside the domain map; ``pieces`` is how many blobs it has."""
 
-    chunk_bytes: int
-    grid: tuple[int, ...]
-    pieces: int
+    chunk_bytes: ChunkBytes
+    grid: tuple[Bytes, ...]
+    pieces: Bytes
 
 
 class ImagePartition(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -56,11 +62,11 @@ class ImagePartition(msgspec.Struct, frozen=True, omit_defaults=True):
     """
 
     number: int
-    offset: int
-    length: int
+    offset: Bytes
+    length: Bytes
     role: str
     method: str
-    used_bytes: int
+    used_bytes: Bytes
     reason: str = ""
     tool: str = ""
     content: Content | None = None
@@ -69,8 +75,8 @@ class ImagePartition(msgspec.Struct, frozen=True, omit_defaults=True):
 class UnreadableArea(msgspec.Struct, frozen=True):
     """An area that could not be read, and the partition it lies in (None: in none)."""
 
-    offset: int
-    length: int
+    offset: Bytes
+    length: Bytes
     partition: int | None = None
 
 
@@ -81,12 +87,12 @@ class ImageDisk(msgspec.Struct, frozen=True, omit_defaults=True):
     image: str
     domain: str
     map: str
-    size_bytes: int
-    logical_sector_bytes: int
-    physical_sector_bytes: int
+    size_bytes: Bytes
+    logical_sector_bytes: SectorBytes
+    physical_sector_bytes: Bytes
     layout: LayoutRecord
-    used_bytes: int
-    unreadable_bytes: int = 0
+    used_bytes: Bytes
+    unreadable_bytes: Bytes = 0
     unreadable: tuple[UnreadableArea, ...] = ()
     model: str = ""
     serial: str = ""
@@ -140,5 +146,5 @@ def decode_manifest(data: bytes) -> Manifest:
                 "Use a newer version of this program; 'restic dump' gives the raw disk with any.",
             )
         return msgspec.json.decode(data, type=Manifest)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise RepositoryDamaged(f"the image's manifest is malformed: {error}", "Run 'recovery verify'.") from error
