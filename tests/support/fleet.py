@@ -7,8 +7,10 @@ Nothing here uses the code under test.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import hashlib
 import os
+import random
 import re
 import shutil
 import stat
@@ -19,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.disks import KIB, MIB, blank, loop, mounted, overwrite, read_at, run, sfdisk_json
+from tests.support.disks import KIB, MIB, blank, loop, mounted, overwrite, partitioned, read_at, run, sfdisk_json
 from tests.support.machine import copy_files, real_files
 
 #: What a file, a folder or anything else is: everything about it that a restore must keep.
@@ -422,3 +424,43 @@ def plant_old_signatures(image: Path, places: Sequence[Place], scratch: Path) ->
         for offset, data in pieces:
             if offset + len(data) <= place.length:
                 overwrite(image, place.offset + offset, data)
+
+
+SMALL_SCRIPT = """label: gpt
+label-id: 51A11D15-C000-4000-8000-000000000001
+size=16MiB, type=C12A7328-F81F-11D2-BA4B-00A0C93EC93B, name="esp"
+size=28MiB, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, name="root"
+size=8MiB, type=0657FD6D-A4AB-43C4-84E5-0933C84B4F4F, name="swap"
+size=8MiB, type=0FC63DAF-8483-4772-8E79-3D69D8477DE4, name="nothing known"
+"""
+SMALL_BYTES = 64 * MIB
+SMALL_PLACES = (
+    Place(1, "vfat", 1 * MIB, 16 * MIB),
+    Place(2, "ext4", 17 * MIB, 28 * MIB),
+    Place(3, "swap", 45 * MIB, 8 * MIB),
+    Place(4, "unknown", 53 * MIB, 8 * MIB),
+)
+
+
+def small_disk(image: Path, scratch: Path) -> Fleet:
+    """A GPT disk of 64 MiB: FAT16, ext4 with a dozen MiB of files that do not compress, swap, and random bytes."""
+    partitioned(image, SMALL_BYTES, SMALL_SCRIPT)
+    disk = Fleet(image, 512, SMALL_PLACES)
+    with disk.device(disk.place("vfat")) as device:
+        run("mkfs.fat", "-F16", "-nSMALL", device)
+    made = random.Random(5)
+    with disk.device(disk.place("ext4")) as device:
+        run("mkfs.ext4", "-q", "-b4096", "-Lsmall", device)
+        with mounted(device, scratch / "mount") as at:
+            for number in range(12):
+                (at / f"file {number}").write_bytes(made.randbytes(MIB))
+            odd_files(at)
+    with disk.device(disk.place("swap")) as device:
+        run("mkswap", "-Lsmall", device)
+    overwrite(image, disk.place("unknown").offset, made.randbytes(8 * MIB))
+    return disk
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two files are equal in every byte."""
+    return filecmp.cmp(one, other, shallow=False)
