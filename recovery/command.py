@@ -107,6 +107,7 @@ def run(
             timeout=timeout_seconds,
             env=clean,
             check=False,
+            process_group=0,  # Ctrl-C is ours to answer: a map that it cut off would be taken for a refusal
         )
     except subprocess.TimeoutExpired as expired:
         raise DeviceError(

@@ -6,6 +6,7 @@ while it runs, ``error``, ``summary`` at the end.  A terminal shows a live bar; 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -20,7 +21,7 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
-from recovery.errors import RecoveryError
+from recovery.errors import ExitCode, RecoveryError
 from recovery.inventory import shown
 from recovery.progress import Progress, ProgressSnapshot
 from recovery.units import format_bytes, format_seconds
@@ -99,7 +100,8 @@ class Output:
             try:
                 progress.check()
             except RecoveryError:
-                raise KeyboardInterrupt from None
+                self.failure("stopped at once", "What was being written is unfinished.", ExitCode.CANCELLED)
+                os._exit(ExitCode.CANCELLED)  # waiting for threads could take for ever: one may be stuck in a device
             progress.cancel()
             self.warn("stopping at the next safe point; once more stops at once")
 
