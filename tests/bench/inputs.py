@@ -6,7 +6,6 @@ import hashlib
 import os
 import platform
 import shutil
-import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,14 +140,3 @@ def describe_machine() -> dict[str, str | int]:
     cpu = next((line.partition(":")[2].strip() for line in lines if "model name" in line), platform.machine())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory_bytes": memory, "kernel": platform.release()}
-
-
-def make_distinct_chunks(path: Path, count: int, step: int = MIB) -> None:
-    """A sparse file of ``count`` steps, each different from all others, that takes one page of memory a step."""
-    if path.exists() and stat.S_ISREG(path.stat().st_mode):
-        path.unlink()
-    with path.open("wb") as file:
-        file.truncate(count * step)
-        descriptor = file.fileno()
-        for number in range(count):
-            os.pwrite(descriptor, b"chunk %d" % number, number * step)
