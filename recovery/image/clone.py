@@ -39,7 +39,7 @@ def clone(source: PlannedDisk, plan: RestorePlan, progress: Progress, *, verify:
         written_bytes=written.written_bytes,
         discarded_bytes=written.discarded_bytes,
         damaged=(),
-        unreadable=Extents(unreadable),
+        unreadable=plan.unreadable.union(Extents(unreadable)),
         verified=verify,
         table_reread=written.table_reread,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from recovery.devices.blockio import SourceReader
@@ -48,7 +48,8 @@ class RestorePlan:
 
     ``breaks`` says what else stops working (a member of an array or pool is hit); ``findings`` what is worth knowing.
     ``source`` is what of the image is written: the whole disk, or the range of one partition; ``damaged`` is what of
-    the table's places the repository could not give back, with why.
+    the table's places the repository could not give back, with why; ``unreadable`` what of them the source of a clone
+    could not.
     """
 
     target: Target
@@ -58,6 +59,7 @@ class RestorePlan:
     breaks: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
     damaged: tuple[tuple[Extent, str], ...] = ()
+    unreadable: Extents = field(default_factory=Extents)
 
     @property
     def create_bytes(self) -> int | None:
@@ -120,8 +122,11 @@ def plan_clone(source: PlannedDisk, target_path: Path, *, accept_breaks: bool = 
     record = source.record
     target = _look_at_target(target_path, record, record.size_bytes, None, (source.disk,), accept_breaks)
     with SourceReader(source.disk.place, record.logical_sector_bytes) as reader:
-        head, tail = (_read(reader, extent, source.domain.used) for extent in _ends(record.size_bytes))
-    return _whole_disk_plan(target, record, source.domain.used, head, tail)
+        (head, lost), (tail, lost_too) = (
+            _read(reader, extent, source.domain.used) for extent in _ends(record.size_bytes)
+        )
+    plan = _whole_disk_plan(target, record, source.domain.used, head, tail)
+    return replace(plan, unreadable=lost.union(lost_too))
 
 
 def _ends(size_bytes: int) -> tuple[Extent, Extent]:
@@ -130,10 +135,11 @@ def _ends(size_bytes: int) -> tuple[Extent, Extent]:
     return Extent(0, edge), Extent(size_bytes - edge, edge)
 
 
-def _read(reader: SourceReader, extent: Extent, used: Extents) -> bytes:
+def _read(reader: SourceReader, extent: Extent, used: Extents) -> tuple[bytes, Extents]:
+    """The used bytes of ``extent``, zeros elsewhere, and what of them could not be read."""
     buffer = bytearray(extent.length)
-    reader.read(extent, used, memoryview(buffer))
-    return bytes(buffer)
+    lost = reader.read(extent, used, memoryview(buffer))
+    return bytes(buffer), lost
 
 
 def _chosen_partition(record: ImageDisk, number: int) -> ImagePartition:
