@@ -187,14 +187,14 @@ class SourceReader(_Device):
 class TargetWriter(_Device):
     """Writes a target, which is opened exclusively; nothing is written by opening it.
 
-    ``create_bytes``: a file that does not exist is made, sparse, of this size.
-    Raises Refused when somebody else has it open for the same, DeviceError.
+    ``create_bytes``: a file is made, sparse, of this size; it must not exist.
+    Raises Refused when somebody else has it open for the same or made that file, DeviceError.
     """
 
     def __init__(self, path: Path, create_bytes: int | None = None) -> None:
         flags = os.O_RDWR
-        if create_bytes is not None and not path.exists():
-            flags |= os.O_CREAT | os.O_EXCL
+        if create_bytes is not None:
+            flags |= os.O_CREAT | os.O_EXCL  # what has come into its place meanwhile is not ours to overwrite
         super().__init__(path, flags)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -254,10 +254,9 @@ class TargetWriter(_Device):
                 fcntl.ioctl(self._file, _BLKDISCARD, struct.pack("=QQ", extent.offset, extent.length))
             else:
                 _punch_hole(self._file, extent)
-        except OSError as error:
-            if error.errno in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOTTY, errno.ENOSYS):
-                return False
-            raise _write_error(self.path, error) from error
+        except OSError as error:  # some bridges promise it and fail; whether the device still works, writing will show
+            log.info("%s could not be told what is unused: %s", self.path, error.strerror)
+            return False
         return True
 
     def reread_table(self) -> bool:
@@ -313,6 +312,8 @@ def _punch_hole(file: int, extent: Extent) -> None:
 def _open_error(path: Path, error: OSError) -> RecoveryError:
     if error.errno == errno.EBUSY:
         return Refused(f"{path} is in use (mounted, or held by another program)", "Unmount it, and try again.")
+    if error.errno == errno.EEXIST:
+        return Refused(f"{path} did not exist when the plan was made, and does now", "Look at it, and begin again.")
     if error.errno in (errno.EACCES, errno.EPERM):
         return DeviceError(f"no permission to open {path}", "Run it as root.")
     return DeviceError(f"{path} cannot be opened: {error.strerror}", "'recovery disks' lists what there is.")
