@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import random
 from collections.abc import Iterator
@@ -184,7 +185,7 @@ def test_a_block_device_is_read_around_its_bad_areas_too(failing: Failing) -> No
 def test_errors_in_unused_areas_alone_do_not_matter(disk: Fleet, tmp_path: Path) -> None:
     place = disk.place("ext4")
     used = used_by_partclone(disk, place, tmp_path)
-    free = next(o + n for (o, n), (following, _) in zip(used, used[1:], strict=False) if following - o - n > MIB)
+    free = next(o + n for (o, n), (following, _) in itertools.pairwise(used) if following - o - n > MIB)
     free = -(-free // BLOCK) * BLOCK + 16 * BLOCK
     copy = tmp_path / "disk.img"
     run("cp", "--sparse=always", disk.image, copy)
