@@ -45,6 +45,8 @@ PACK_BYTES = 32 * MIB
 #: Packs are cut by entries too: restic refuses a header of more than 16 MiB (about 400,000 entries).
 PACK_BLOBS = 20_000
 PUBLISH_SECONDS = 60.0
+#: What waits to be published takes some 300 bytes of memory a blob; an index file of restic holds 50,000 at most.
+PUBLISH_BLOBS = 20_000
 
 _compressors = threading.local()
 
@@ -173,7 +175,8 @@ class PackWriter:
                 continue  # the caller is told at its next call; until then its packs are let go
             try:
                 self._write(pack)
-                if time.monotonic() - self._published_at >= self._publish_seconds:
+                waiting = sum(len(pack.blobs) for pack in self._unpublished)
+                if waiting >= PUBLISH_BLOBS or time.monotonic() - self._published_at >= self._publish_seconds:
                     self._publish()
             except RecoveryError as error:
                 self._failure = error
