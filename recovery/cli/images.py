@@ -24,7 +24,7 @@ from recovery.cli.report import (
     verify_document,
 )
 from recovery.cli.repository import Snapshot, open_image
-from recovery.errors import Cancelled, DeviceError, ExitCode, Refused, UsageError
+from recovery.errors import Cancelled, DeviceError, ExitCode, Refused, RepositoryDamaged, UsageError
 from recovery.image.capture import CaptureOptions, capture
 from recovery.image.capture_plan import Choice, check_space, plan_capture
 from recovery.image.clone import clone
@@ -155,7 +155,7 @@ def restore_command(
         )
         missing = image.missing(plan.source)
         if missing and not partial:
-            raise DeviceError(
+            raise RepositoryDamaged(
                 f"the repository lacks {len(missing)} chunks of this image, the first because {missing[0]}; "
                 f"{target} is untouched",
                 "'recovery verify' says what is hit; --partial writes the rest and zeros there.",

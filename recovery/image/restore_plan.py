@@ -12,7 +12,7 @@ from recovery.devices.probe import Content, probe
 from recovery.devices.safety import members, target_problems
 from recovery.devices.table import PartitionTable, TableEntry, examine_table, table_extents
 from recovery.devices.table_plan import plan_table_for_target, refuse_too_small
-from recovery.errors import Refused, UsageError
+from recovery.errors import Refused, RepositoryDamaged, UsageError
 from recovery.extent import Extent, Extents
 from recovery.image.capture_plan import PlannedDisk
 from recovery.image.manifest import ImageDisk, ImagePartition
@@ -104,7 +104,14 @@ def plan_restore(
     if chosen is not None:
         return _partition_plan(target, record, image.used, chosen, to_partition)
     ends = _ends(record.size_bytes)
-    damaged = tuple(damage for extent in ends for damage in image.damage(extent)) if partial else ()
+    damaged = tuple(damage for extent in ends for damage in image.damage(extent))
+    if damaged and not partial:
+        hit, why = damaged[0]
+        raise RepositoryDamaged(
+            f"bytes {hit.offset} to {hit.end}, where the partition table lies, cannot be had: {why}; "
+            f"{target_path} is untouched",
+            "'recovery verify' says what is hit; --partial makes the table anew from its other copy, if it can.",
+        )
     head, tail = (
         bytes(extent.length) if any(_overlap(extent, hit) for hit, _ in damaged) else image.read(*extent)
         for extent in ends

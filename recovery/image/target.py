@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from recovery.devices.blockio import TargetWriter
-from recovery.errors import DeviceError, RecoveryError
+from recovery.errors import DeviceError, RecoveryError, RepositoryDamaged
 from recovery.extent import Extent, Extents
 from recovery.image.view import LoadedPiece
 from recovery.progress import Progress
@@ -130,7 +130,8 @@ def write_target(
 ) -> PieceDigests:
     """Carry out ``plan``; ``pieces`` come in disk order.  What each should read back as.
 
-    Without ``partial`` a damaged piece raises DeviceError; with it the piece becomes zeros and is named in ``written``.
+    Without ``partial`` a damaged piece raises RepositoryDamaged; with it the piece becomes zeros and is named in
+    ``written``.
     """
     written.state = TargetState.PARTLY_WRITTEN
     if plan.table:
@@ -143,7 +144,7 @@ def write_target(
         progress.check()
         if piece.damage:
             if not partial:
-                raise DeviceError(
+                raise RepositoryDamaged(
                     f"bytes {piece.extent.offset} to {piece.extent.end} cannot be had: {piece.damage}",
                     "'recovery verify' says what is hit; --partial writes the rest and zeros there.",
                 )

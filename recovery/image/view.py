@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from recovery.devices.mapfile import parse_map
-from recovery.errors import RecoveryError, RepositoryDamaged, UsageError
+from recovery.errors import DeviceError, RecoveryError, RepositoryDamaged, UsageError
 from recovery.extent import Extent, Extents
 from recovery.image.layout import Layout, make_layout, zero_id
 from recovery.image.manifest import MANIFEST_NAME, ImageDisk, Manifest, decode_manifest
@@ -228,7 +228,7 @@ class DiskImage:
             sealed = memoryview(
                 self.repository.store.load_range(FileKind.PACK, span[0][1].pack.hex(), start, end - start)
             )
-        except RepositoryDamaged:
+        except (RepositoryDamaged, DeviceError):
             sealed = memoryview(b"")
         for blob_id, place in span:
             try:
