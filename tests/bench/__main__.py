@@ -53,7 +53,11 @@ def main() -> int:
 def _measure(work: Path, arguments: argparse.Namespace, results: Results) -> None:
     if not PROGRAM.exists():
         print("recovery is not installed here: only the peers are measured")
-    chroot = Chroot(CHECKOUT / ".cache/bench-trixie", work)
+    with Chroot(CHECKOUT / ".cache/bench-trixie", work) as chroot:
+        _measure_with(chroot, work, arguments, results)
+
+
+def _measure_with(chroot: Chroot, work: Path, arguments: argparse.Namespace, results: Results) -> None:
     results.facts |= {
         "began": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_machine(),

@@ -18,11 +18,12 @@ _BUFFER = "-z 10485760"
 
 
 class Chroot:
-    """A Debian 13 holding the peers.  Mounts are left to the mount namespace, which ends with this program."""
+    """A Debian 13 holding the peers, ready to run them for the time of a ``with`` block."""
 
     def __init__(self, folder: Path, work: Path) -> None:
         """Make the chroot in ``folder`` unless it is there; ``work`` is seen inside under the same path."""
         self.folder = folder
+        self._mounted: list[Path] = []
         if not (folder / "usr/bin/borg").exists():
             if shutil.which("mmdebstrap") is None:
                 raise CommandFailed("the peers need mmdebstrap, which is not installed: apt-get install mmdebstrap")
@@ -30,13 +31,26 @@ class Chroot:
                 shutil.rmtree(folder)
             folder.parent.mkdir(parents=True, exist_ok=True)
             run("mmdebstrap", "--quiet", "--variant=apt", f"--include={','.join(PACKAGES)}", SUITE, folder)
-        run("mount", "-t", "proc", "proc", folder / "proc")
+        self._work = work
+
+    def __enter__(self) -> Chroot:
+        self._mount("-t", "proc", "proc", target=Path("/proc"))
         for path in (Path("/dev"), Path("/sys")):
-            run("mount", "--rbind", path, folder / path.relative_to("/"))
-        if not work.is_relative_to("/dev"):
-            inside = folder / work.relative_to("/")
-            inside.mkdir(parents=True, exist_ok=True)
-            run("mount", "--bind", work, inside)
+            self._mount("--rbind", path, target=path)
+            run("mount", "--make-rslave", self.folder / path.relative_to("/"))
+        if not self._work.is_relative_to("/dev"):
+            self._mount("--bind", self._work, target=self._work)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for path in reversed(self._mounted):
+            run("umount", "--recursive", "--lazy", path)
+
+    def _mount(self, *arguments: str | Path, target: Path) -> None:
+        inside = self.folder / target.relative_to("/")
+        inside.mkdir(parents=True, exist_ok=True)
+        run("mount", *arguments, inside)
+        self._mounted.append(inside)
 
     def _line(self, script: str) -> list[str]:
         return ["chroot", str(self.folder), "/bin/bash", "-c", f"set -e -o pipefail; {script}"]
