@@ -33,7 +33,7 @@ from recovery.image.manifest import (
 )
 from recovery.image.writer import ChunkWriter, store_file, store_tree
 from recovery.progress import Progress
-from recovery.repository.format import Node, Snapshot, Summary
+from recovery.repository.format import Node, Snapshot, Summary, encode_time
 from recovery.repository.lock import Lock
 from recovery.repository.packer import PUBLISH_SECONDS, PackWriter
 from recovery.repository.repository import Repository, process_identity
@@ -231,7 +231,7 @@ def _snapshot(
 
 
 def _node(name: str, size: int, time: datetime) -> Node:
-    stamp = time.isoformat()
+    stamp = encode_time(time)
     username, uid, gid = process_identity()
     return Node(
         name=name, type="file", mode=_FILE_MODE, mtime=stamp, atime=stamp, ctime=stamp, uid=uid, gid=gid,

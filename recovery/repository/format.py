@@ -232,8 +232,12 @@ class IndexFile(msgspec.Struct, frozen=True, omit_defaults=True):
     supersedes: list[str] = []
 
 
-class Node(msgspec.Struct, frozen=True, omit_defaults=True):
-    """An entry of a tree.  ``content`` stays raw JSON: for a disk it is millions of ids."""
+class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """An entry of a tree.  ``content`` stays raw JSON: for a disk it is millions of ids.
+
+    Fields stand in restic's order, and those without a default are always written, as restic does: it refuses to
+    rewrite a tree that it would write otherwise (``cannot encode tree without losing information``).
+    """
 
     name: str
     type: str
@@ -241,14 +245,14 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     mtime: str = ""
     atime: str = ""
     ctime: str = ""
-    uid: int = 0
-    gid: int = 0
+    uid: int
+    gid: int
     user: str = ""
     group: str = ""
     inode: int = 0
+    size: int = 0
     links: int = 0
     linktarget: str = ""
-    size: int = 0
     content: msgspec.Raw = msgspec.Raw()
     subtree: str | None = None
 
@@ -279,6 +283,14 @@ def decode_json(data: bytes, kind: type[T], what: str) -> T:
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise RepositoryDamaged(f"{what} is malformed: {error}", "Run 'restic check' on the repository.") from error
+
+
+def encode_time(time: datetime) -> str:
+    """As Go writes it in JSON: no zeros at the end of the fraction, and Z for UTC."""
+    local, zone = time.replace(tzinfo=None).isoformat(), time.isoformat()[-6:]
+    if "." in local:
+        local = local.rstrip("0")
+    return local + ("Z" if zone == "+00:00" else zone)
 
 
 def encode_json(value: Any) -> bytes:

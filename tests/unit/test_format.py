@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import msgspec
@@ -35,6 +35,7 @@ from recovery.repository.format import (
     encode_header,
     encode_header_length,
     encode_json,
+    encode_time,
     pack_unpacked,
     unpack_unpacked,
 )
@@ -139,6 +140,8 @@ def test_an_index_file_comes_back_as_it_was(blobs: list[IndexBlob]) -> None:
             Node,
             name=st.text(),
             type=st.just("file"),
+            uid=st.integers(0, 2**32 - 1),
+            gid=st.integers(0, 2**32 - 1),
             mode=st.integers(0, 2**32 - 1),
             size=st.integers(0, 2**63 - 1),
             content=st.lists(IDS.map(bytes.hex)).map(lambda ids: msgspec.Raw(json.dumps(ids).encode())),
@@ -161,6 +164,20 @@ def test_what_restic_writes_and_we_do_not_know_is_passed_over() -> None:
     assert snapshot.time == datetime(2024, 5, 6, 5, 8, 9, 123457, UTC)
     assert snapshot.summary is not None
     assert snapshot.summary.files_new == 3
+
+
+@given(st.datetimes(timezones=st.integers(-839, 839).map(lambda m: timezone(timedelta(minutes=m)))))
+def test_a_time_comes_back_as_it_was(time: datetime) -> None:
+    assert msgspec.json.decode(f'"{encode_time(time)}"', type=datetime) == time
+
+
+@pytest.mark.parametrize(
+    ("microsecond", "hours", "text"),
+    [(0, 0, "05Z"), (500000, 0, "05.5Z"), (31340, 2, "05.03134+02:00"), (0, -3, "05-03:00"), (1, 0, "05.000001Z")],
+)
+def test_a_time_has_no_zeros_at_its_end(microsecond: int, hours: int, text: str) -> None:
+    time = datetime(2024, 1, 2, 3, 4, 5, microsecond, timezone(timedelta(hours=hours)))
+    assert encode_time(time) == f"2024-01-02T03:04:{text}"
 
 
 ID_LIST_DAMAGE = [b'["ab"]', b'["' + b"g" * 64 + b'"]', b"{}", b"5", b'["' + b"a" * 63 + b'"]', b'["\xff"]', b"true"]

@@ -113,10 +113,10 @@ def test_a_tree_is_sorted_json_named_by_its_hash(repository: Repository) -> None
     """As restic wants it: entries by name, ended by a newline, the id is the hash of the text."""
     many = random.Random(1).randbytes(32 * 9000)
     files = [
-        (Node(name="sda.map", type="file", size=1), bytearray(b"\x01" * 32)),
-        (Node(name="sda.img", type="file", size=5, mode=0o600), bytearray(many)),
-        (Node(name='odd "n\u00e4me"', type="file"), bytearray()),
-        (Node(name="sda.domain", type="file"), bytearray(b"\x02" * 64)),
+        (Node(name="sda.map", type="file", uid=0, gid=0, size=1), bytearray(b"\x01" * 32)),
+        (Node(name="sda.img", type="file", uid=0, gid=0, size=5, mode=0o600), bytearray(many)),
+        (Node(name='odd "n\u00e4me"', type="file", uid=0, gid=0), bytearray()),
+        (Node(name="sda.domain", type="file", uid=0, gid=0), bytearray(b"\x02" * 64)),
     ]
     with repository.lock() as lock, PackWriter(repository, lock) as packs:
         tree_id = store_tree(repository, packs, files, 1)
@@ -135,7 +135,7 @@ def test_a_tree_is_sorted_json_named_by_its_hash(repository: Repository) -> None
 
 
 def test_the_same_tree_is_the_same_blob(repository: Repository) -> None:
-    files = [(Node(name=name, type="file"), bytearray(32)) for name in "ab"]
+    files = [(Node(name=name, type="file", uid=0, gid=0), bytearray(32)) for name in "ab"]
     with repository.lock() as lock, PackWriter(repository, lock) as packs:
         ids = {store_tree(repository, packs, order, 1) for order in (files, files[::-1])}
     assert len(ids) == 1
