@@ -59,6 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     output = Output(json="--json" in words)
     try:
         code = app(words, prog_name="recovery", standalone_mode=False)
+        if code == ExitCode.CANCELLED:  # what typer makes of an interrupt where no work is under way
+            output.failure("stopped as asked", "Nothing was written.", ExitCode.CANCELLED)
     except typer.Exit as ended:
         code = ended.exit_code
     except typer.Abort:
@@ -67,11 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
     except RecoveryError as error:
         output.failure(error.message, error.hint, error.exit_code)
         code = error.exit_code
-    except KeyboardInterrupt:
-        output.failure("stopped at once", "What was being written is unfinished.", ExitCode.CANCELLED)
-        _end_at_once(ExitCode.CANCELLED)
     except BrokenPipeError:
-        _end_at_once(ExitCode.BUG)
+        os._exit(ExitCode.BUG)  # there is nobody left to tell, and flushing would fail again
     except Exception as error:  # noqa: BLE001 - the last place that can tell a person
         code = _usage_or_bug(error, output)
     sys.exit(int(code or 0))
@@ -92,9 +91,3 @@ def _usage_or_bug(error: Exception, output: Output) -> int:
         ExitCode.BUG,
     )
     return ExitCode.BUG
-
-
-def _end_at_once(code: int) -> None:
-    """End without waiting for threads that may be stuck in a device."""
-    sys.stderr.flush()
-    os._exit(code)

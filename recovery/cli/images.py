@@ -248,7 +248,11 @@ def _confirm(output: Output, plan: RestorePlan, yes: bool) -> None:
     if output.json or not sys.stdin.isatty():
         raise Refused("the plan was not confirmed, and there is nobody to ask", "Say --yes when the plan is right.")
     name = plan.target.short_name
-    typed = input(f"Type {name} to overwrite it, anything else to stop: ")
+    try:
+        typed = input(f"Type {name} to overwrite it, anything else to stop: ")
+    except (EOFError, KeyboardInterrupt):
+        typed = ""
+        output.say()
     if typed.strip() != name:
         raise Cancelled(f"not confirmed; {plan.target.path} is untouched", "Nothing was written.")
 

@@ -51,7 +51,7 @@ def restore(
             )
             if verify:
                 read_back(target, plan.layout, digests, written, progress, plan.target.logical_sector_bytes)
-            written.table_reread = bool(plan.layout.table) and target.reread_table()
+            written.table_reread = plan.partition is None and target.reread_table()
     return RestoreResult(
         state=written.state,
         written_bytes=written.written_bytes,

@@ -102,22 +102,28 @@ def plan_restore(
     length = record.size_bytes if chosen is None else chosen.length
     target = _look_at_target(target_path, record, length, repository, (), accept_breaks)
     if chosen is not None:
-        return _partition_plan(target, record, image.used, chosen, to_partition)
-    ends = _ends(record.size_bytes)
-    damaged = tuple(damage for extent in ends for damage in image.damage(extent))
+        (head,), damaged = _table_places(image, [_first(chosen)], target_path, partial)
+        return replace(_partition_plan(target, image.used, chosen, to_partition, head), damaged=damaged)
+    (head, tail), damaged = _table_places(image, _ends(record.size_bytes), target_path, partial)
+    return replace(_whole_disk_plan(target, record, image.used, head, tail), damaged=damaged)
+
+
+def _table_places(
+    image: DiskImage, places: Sequence[Extent], target_path: Path, partial: bool
+) -> tuple[list[bytes], tuple[tuple[Extent, str], ...]]:
+    """What is written last: the bytes of ``places``, and what of them is damaged (zeros then, with ``partial``)."""
+    damaged = tuple(damage for extent in places for damage in image.damage(extent))
     if damaged and not partial:
         hit, why = damaged[0]
         raise RepositoryDamaged(
-            f"bytes {hit.offset} to {hit.end}, where the partition table lies, cannot be had: {why}; "
-            f"{target_path} is untouched",
-            "'recovery verify' says what is hit; --partial makes the table anew from its other copy, if it can.",
+            f"bytes {hit.offset} to {hit.end} cannot be had: {why}; {target_path} is untouched",
+            "'recovery verify' says what is hit; --partial writes the rest, and a GPT from its other copy.",
         )
-    head, tail = (
+    content = [
         bytes(extent.length) if any(_overlap(extent, hit) for hit, _ in damaged) else image.read(*extent)
-        for extent in ends
-    )
-    plan = _whole_disk_plan(target, record, image.used, head, tail)
-    return replace(plan, damaged=damaged)
+        for extent in places
+    ]
+    return content, damaged
 
 
 def _overlap(one: Extent, other: Extent) -> bool:
@@ -140,6 +146,11 @@ def _ends(size_bytes: int) -> tuple[Extent, Extent]:
     """The first and the last MiB of a disk."""
     edge = min(HEAD_BYTES, size_bytes)
     return Extent(0, edge), Extent(size_bytes - edge, edge)
+
+
+def _first(partition: ImagePartition) -> Extent:
+    """The first MiB of a partition, where its superblock lies."""
+    return Extent(partition.offset, min(HEAD_BYTES, partition.length))
 
 
 def _read(reader: SourceReader, extent: Extent, used: Extents) -> tuple[bytes, Extents]:
@@ -235,7 +246,7 @@ def _whole_disk_plan(target: Target, record: ImageDisk, used: Extents, head: byt
 
 
 def _partition_plan(
-    target: Target, record: ImageDisk, used: Extents, chosen: ImagePartition, to_partition: int | None
+    target: Target, used: Extents, chosen: ImagePartition, to_partition: int | None, head: bytes
 ) -> RestorePlan:
     source = Extent(chosen.offset, chosen.length)
     place = Extent(0, target.size_bytes) if to_partition is None else _target_partition(target, to_partition)
@@ -251,10 +262,16 @@ def _partition_plan(
             f"image needs {source.length} ({format_bytes(source.length)})",
             "Choose a partition of at least that size.",
         )
-    body = used.clip(source)
+    body = used.clip(source).subtract(Extents([_first(chosen)]))
     shift = place.offset - source.offset
-    moved = Extents((run.offset + shift, run.length) for run in body)
-    layout = TargetPlan(body=body, shift=shift, unused=_unused(place, moved, target), areas=(place,))
+    written = body.shift(shift).union(Extents([(place.offset, len(head))]))
+    layout = TargetPlan(
+        body=body,
+        shift=shift,
+        table=((place.offset, head),) if head else (),
+        unused=_unused(place, written, target),
+        areas=(place,),
+    )
     return RestorePlan(target, source, layout, partition=chosen)
 
 

@@ -2,7 +2,7 @@
 
 Order, so that a target cut off at any instant never looks whole::
 
-    1. the first MiB is wiped                     (from here on: partly written)
+    1. the first MiB is wiped                     (from here on: partly written; of one partition: its first MiB)
     2. what will not be used is discarded, and stale signatures there are wiped
     3. the body, in disk order
     4. synced; then the table: its backup at the end, at last the first MiB
@@ -56,8 +56,9 @@ class TargetPlan:
     """What will be written where.  Bytes.
 
     ``body`` holds extents of the source that are written at ``offset + shift``; ``table`` holds ``(offset, bytes)`` of
-    the target, written last; ``unused`` extents of the target that nothing is written to, ``areas`` ranges of the
-    target (the whole, and each partition, old and new) at whose ends stale signatures are wiped.
+    the target, written last, the first MiB (the first here) at the very end; ``unused`` extents of the target that
+    nothing is written to, ``areas`` ranges of it (the whole, and each partition, old and new) at whose ends stale
+    signatures are wiped.
     """
 
     body: Extents
@@ -135,7 +136,8 @@ def write_target(
     """
     written.state = TargetState.PARTLY_WRITTEN
     if plan.table:
-        target.write(0, _ZEROS[: min(HEAD_BYTES, target.size_bytes)])
+        first, content = plan.table[0]
+        target.write(first, _ZEROS[: len(content)])
         target.sync()
     _clear_unused(target, plan, written, progress)
     progress.phase("write", plan.body.total_bytes)
