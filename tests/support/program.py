@@ -145,6 +145,8 @@ def on_terminal(*arguments: str | Path, answer: bytes, question: str, repository
     ends = time.monotonic() + 120
     while time.monotonic() < ends:
         if not select.select([terminal], [], [], 1)[0]:
+            if asked and answer < b" ":  # an interrupt just before the program waits is lost, as a person's would be
+                os.write(terminal, answer)
             continue
         try:
             data = os.read(terminal, 65536)
