@@ -135,8 +135,14 @@ def interrupt_when(process: subprocess.Popen[bytes], ready: Callable[[], bool], 
     return ran
 
 
-def on_terminal(*arguments: str | Path, answer: bytes, question: str, repository: Path | None = None) -> Ran:
-    """Run the program on a terminal of its own and type ``answer`` when ``question`` is asked."""
+def on_terminal(
+    *arguments: str | Path,
+    answer: bytes,
+    question: str,
+    repository: Path | None = None,
+    before: Callable[[], object] = lambda: None,
+) -> Ran:
+    """Run the program on a terminal of its own and type ``answer`` when ``question`` is asked; ``before`` that."""
     child, terminal = pty.fork()
     if child == 0:  # pragma: no cover - this is the program
         os.execve(_PROGRAM[0], [*_PROGRAM, *map(str, arguments)], environment(repository))
@@ -157,6 +163,7 @@ def on_terminal(*arguments: str | Path, answer: bytes, question: str, repository
         shown += data
         if not asked and question.encode() in shown:
             asked = True
+            before()
             os.write(terminal, answer)
     os.close(terminal)
     _, status = os.waitpid(child, 0)
