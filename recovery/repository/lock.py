@@ -43,13 +43,13 @@ class Lock:
     def __init__(
         self,
         store: LocalStore,
-        save: Callable[[LockFile], str],
+        seal: Callable[[LockFile], tuple[str, bytes | bytearray]],
         load: Callable[[str], LockFile],
         *,
         exclusive: bool = False,
         refresh_seconds: float = REFRESH_SECONDS,
     ) -> None:
-        self._store, self._save, self._load = store, save, load
+        self._store, self._seal, self._load = store, seal, load
         self._exclusive = exclusive
         self._refresh_seconds = refresh_seconds
         self._name = ""
@@ -61,19 +61,26 @@ class Lock:
 
     def __enter__(self) -> Lock:
         self._refuse_conflicts()
-        self._name = self._write()
-        self._thread.start()
+        self._name, sealed = self._sealed()
+        try:  # an interrupt may come while the file is on its way, or has just appeared
+            self._store.save(FileKind.LOCK, self._name, [sealed])
+            self._thread.start()
+        except BaseException:
+            self._store.remove(FileKind.LOCK, self._name)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ended.set()
-        self._thread.join()
         try:
-            self._store.remove(FileKind.LOCK, self._name)
-        except RecoveryError as failed:
-            log.warning("the repository's lock could not be removed: %s", failed.message)
+            self._thread.join()
+        finally:
+            try:
+                self._store.remove(FileKind.LOCK, self._name)
+            except RecoveryError as failed:
+                log.warning("the repository's lock could not be removed: %s", failed.message)
 
     def settle(self) -> None:
         """Make sure that nobody asked for an excluding lock at the same instant; call before anything is written.
@@ -105,7 +112,8 @@ class Lock:
     def refresh(self) -> None:
         """Write the lock anew.  Raises RepositoryLocked when it is gone, DeviceError when it cannot be written."""
         self.check()
-        fresh = self._write()
+        fresh, sealed = self._sealed()
+        self._store.save(FileKind.LOCK, fresh, [sealed])
         with self._guard:
             old, self._name, self._refreshed = self._name, fresh, _clock()
         self._store.remove(FileKind.LOCK, old)
@@ -117,8 +125,8 @@ class Lock:
             except RecoveryError as error:
                 log.warning("the repository's lock could not be refreshed: %s", error.message)
 
-    def _write(self) -> str:
-        return self._save(
+    def _sealed(self) -> tuple[str, bytes | bytearray]:
+        return self._seal(
             LockFile(
                 time=datetime.now(UTC).astimezone(),
                 exclusive=self._exclusive,

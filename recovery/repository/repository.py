@@ -118,7 +118,7 @@ class Repository:
         """A lock for a ``with`` block.  Entering it raises RepositoryLocked when another one excludes it."""
         return Lock(
             self.store,
-            lambda lock: self.save_unpacked(FileKind.LOCK, lock),
+            self.seal_unpacked,
             lambda name: self.load_unpacked(FileKind.LOCK, name, LockFile),
             exclusive=exclusive,
             refresh_seconds=refresh_seconds,
@@ -128,10 +128,14 @@ class Repository:
 
     def save_unpacked(self, kind: FileKind, value: msgspec.Struct) -> str:
         """Write an index, snapshot or lock file; its name."""
-        sealed = self.key.seal(pack_unpacked(encode_json(value), self.config.version))
-        name = file_name([sealed])
+        name, sealed = self.seal_unpacked(value)
         self.store.save(kind, name, [sealed])
         return name
+
+    def seal_unpacked(self, value: msgspec.Struct) -> tuple[str, bytes | bytearray]:
+        """Name and content of an index, snapshot or lock file."""
+        sealed = self.key.seal(pack_unpacked(encode_json(value), self.config.version))
+        return file_name([sealed]), sealed
 
     def load_unpacked(self, kind: FileKind, name: str, form: type[T]) -> T:
         """Read an index, snapshot or lock file.  Raises RepositoryDamaged, naming it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from recovery.repository import lock as locks
 from recovery.repository.format import LockFile
 from recovery.repository.lock import Lock, is_stale
 from recovery.repository.repository import Repository
-from recovery.repository.store import FileKind
+from recovery.repository.store import Buffer, FileKind, LocalStore
 from tests.support.repositories import fresh_repository
 
 NOW = datetime(2024, 5, 6, 7, 8, 9, tzinfo=UTC)
@@ -138,7 +139,7 @@ def test_one_that_is_released_while_we_look_is_no_matter(repository: Repository)
         return repository.load_unpacked(FileKind.LOCK, name, LockFile)
 
     repository.save_unpacked(FileKind.LOCK, _foreign(True))
-    with Lock(repository.store, lambda lock: repository.save_unpacked(FileKind.LOCK, lock), load):
+    with Lock(repository.store, repository.seal_unpacked, load):
         assert len(_names(repository)) == 1
 
 
@@ -185,6 +186,29 @@ def test_one_that_could_not_be_refreshed_for_long_counts_no_more(
         monkeypatch.setattr(locks, "_clock", lambda: real + locks.EXPIRES_AFTER_SECONDS + 1)
         with pytest.raises(RepositoryLocked, match="could not be refreshed"):
             lock.check()
+
+
+class InterruptedStore(LocalStore):
+    """Ctrl-C comes when a file has just appeared, or before."""
+
+    when = ""
+
+    def save(self, kind: FileKind, name: str, pieces: Sequence[Buffer]) -> None:
+        if self.when == "before":
+            raise KeyboardInterrupt
+        super().save(kind, name, pieces)
+        if self.when == "after":
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_interrupt_while_it_is_taken_leaves_none_behind(tmp_path: Path, when: str) -> None:
+    repository = fresh_repository(tmp_path / "repository", store=InterruptedStore)
+    assert isinstance(repository.store, InterruptedStore)
+    repository.store.when = when
+    with pytest.raises(KeyboardInterrupt):
+        repository.lock().__enter__()
+    assert not _names(repository)
 
 
 def test_no_thread_is_left_over(repository: Repository) -> None:
