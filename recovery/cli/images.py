@@ -110,7 +110,11 @@ def capture_command(
         options = CaptureOptions(
             level=level, verify=not no_verify, chunk_bytes=chunk_bytes, hostname=host, tags=tuple(tag or ())
         )
-        result = capture(repository, lock, plan, progress, options)
+        try:
+            result = capture(repository, lock, plan, progress, options)
+        except Cancelled as stopped:
+            stopped.hint = "What was stored until now is kept: the next capture of this disk goes on from there."
+            raise
     output.event("summary", **capture_document(result))
     tell_capture(output, result)
     if not result.complete:
