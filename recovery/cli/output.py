@@ -6,6 +6,7 @@ while it runs, ``error``, ``summary`` at the end.  A terminal shows a live bar; 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -21,13 +22,14 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from recovery.command import kill_running
 from recovery.errors import ExitCode, RecoveryError
 from recovery.inventory import shown
 from recovery.progress import Progress, ProgressSnapshot
 from recovery.units import format_bytes, format_seconds
 
 _TERMINAL_SECONDS, _JSON_SECONDS, _PLAIN_SECONDS = 0.2, 1.0, 15.0
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Output:
@@ -68,6 +70,10 @@ class Output:
         else:
             self._err.print(shown(f"Warning: {text}"), markup=False)
 
+    def warn_beside(self, text: str) -> None:
+        """As ``warn``, beside the one document that answers a question: on standard error even with ``--json``."""
+        self._err.print(shown(f"Warning: {text}"), markup=False)
+
     def failure(self, message: str, hint: str, code: int) -> None:
         """Why the command ends."""
         if self.json:
@@ -100,10 +106,13 @@ class Output:
             try:
                 progress.check()
             except RecoveryError:
-                self.failure("stopped at once", "What was being written is unfinished.", ExitCode.CANCELLED)
+                kill_running()
+                with contextlib.suppress(OSError, ValueError):
+                    self.failure("stopped at once", "What was being written is unfinished.", ExitCode.CANCELLED)
                 os._exit(ExitCode.CANCELLED)  # waiting for threads could take for ever: one may be stuck in a device
             progress.cancel()
-            self.warn("stopping at the next safe point; once more stops at once")
+            with contextlib.suppress(OSError, ValueError):  # the terminal may be gone
+                self.warn("stopping at the next safe point; once more stops at once")
 
         return stop
 

@@ -73,7 +73,7 @@ def snapshots(
     output = Output(common.json)
     found, problems = common.open().snapshots()
     for problem in problems:
-        output.warn(problem)
+        output.warn_beside(problem)
     lines = [_line(stored) for stored in found]
     if output.json:
         output.document(lines)

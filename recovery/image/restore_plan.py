@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from recovery.devices.blockio import SourceReader
+from recovery.devices.blockio import SourceReader, TargetWriter
 from recovery.devices.disk import Disk, DiskIdentity, check_identity, disk_for, identity
 from recovery.devices.probe import Content, probe
 from recovery.devices.safety import members, target_problems
 from recovery.devices.table import PartitionTable, TableEntry, examine_table, table_extents
 from recovery.devices.table_plan import plan_table_for_target, refuse_too_small
-from recovery.errors import Refused, RepositoryDamaged, UsageError
+from recovery.errors import DestinationFull, RecoveryError, Refused, RepositoryDamaged, UsageError
 from recovery.extent import Extent, Extents
 from recovery.image.capture_plan import PlannedDisk
 from recovery.image.manifest import ImageDisk, ImagePartition
-from recovery.image.target import HEAD_BYTES, TargetPlan
+from recovery.image.target import HEAD_BYTES, TargetPlan, TargetState, Written
 from recovery.image.view import DiskImage
 from recovery.units import format_bytes
 
@@ -66,6 +68,25 @@ class RestorePlan:
         """Size of the file to be made; None when the target exists."""
         return self.target.size_bytes if self.target.disk is None else None
 
+    @contextmanager
+    def open_target(self, written: Written) -> Iterator[TargetWriter]:
+        """The target, held exclusively and checked once more.
+
+        Every error within tells which state it is in; a file that was made for this is removed then.
+        """
+        name = str(self.target.path)
+        try:
+            with TargetWriter(self.target.path, create_bytes=self.create_bytes) as writer:
+                self.check_target()
+                yield writer
+        except RecoveryError as error:
+            if self.create_bytes is not None and written.state is TargetState.PARTLY_WRITTEN:
+                self.target.path.unlink(missing_ok=True)
+                error.message = f"{error.message}; the new file {name} was removed"
+            else:
+                error.message = f"{error.message}; {name} is {written.state.value}"
+            raise
+
     def check_target(self) -> None:
         """Raise Refused when the target is not what it was when the plan was made, or came into use since.
 
@@ -100,12 +121,16 @@ def plan_restore(
         raise UsageError("--to-partition needs --partition", "Say which partition of the image is meant.")
     chosen = None if partition is None else _chosen_partition(record, partition)
     length = record.size_bytes if chosen is None else chosen.length
-    target = _look_at_target(target_path, record, length, repository, (), accept_breaks)
+    target = _look_at_target(target_path, record, length, repository, ())
+    breaks = _breaks(target, to_partition, accept_breaks)
     if chosen is not None:
         (head,), damaged = _table_places(image, [_first(chosen)], target_path, partial)
-        return replace(_partition_plan(target, image.used, chosen, to_partition, head), damaged=damaged)
-    (head, tail), damaged = _table_places(image, _ends(record.size_bytes), target_path, partial)
-    return replace(_whole_disk_plan(target, record, image.used, head, tail), damaged=damaged)
+        plan = _partition_plan(target, image.used, chosen, to_partition, head)
+    else:
+        (head, tail), damaged = _table_places(image, _ends(record.size_bytes), target_path, partial)
+        plan = _whole_disk_plan(target, record, image.used, head, tail)
+    _check_room(plan)
+    return replace(plan, damaged=damaged, breaks=breaks)
 
 
 def _table_places(
@@ -133,13 +158,15 @@ def _overlap(one: Extent, other: Extent) -> bool:
 def plan_clone(source: PlannedDisk, target_path: Path, *, accept_breaks: bool = False) -> RestorePlan:
     """What copying a disk onto ``target_path`` will do.  Raises as ``plan_restore``."""
     record = source.record
-    target = _look_at_target(target_path, record, record.size_bytes, None, (source.disk,), accept_breaks)
+    target = _look_at_target(target_path, record, record.size_bytes, None, (source.disk,))
+    breaks = _breaks(target, None, accept_breaks)
     with SourceReader(source.disk.place, record.logical_sector_bytes) as reader:
         (head, lost), (tail, lost_too) = (
             _read(reader, extent, source.domain.used) for extent in _ends(record.size_bytes)
         )
     plan = _whole_disk_plan(target, record, source.domain.used, head, tail)
-    return replace(plan, unreadable=lost.union(lost_too))
+    _check_room(plan)
+    return replace(plan, unreadable=lost.union(lost_too), breaks=breaks)
 
 
 def _ends(size_bytes: int) -> tuple[Extent, Extent]:
@@ -176,10 +203,13 @@ def _look_at_target(
     length: int,
     repository: Path | None,
     sources: Sequence[Disk],
-    accept_breaks: bool,
 ) -> Target:
     """The target as it is now.  Raises Refused, with every reason, when it may not be overwritten."""
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be looked at: {error.strerror}", "Check the path.") from error
+    if not there:
         return _new_file(path, record, length, repository)
     disk = disk_for(path)
     problems = target_problems(disk, repository=repository, sources=sources)
@@ -195,20 +225,53 @@ def _look_at_target(
         raise Refused(f"{path} cannot be overwritten: {' '.join(problems)}", "'recovery disks' lists what there is.")
     table = examine_table(path, disk.size_bytes, sector_bytes).table
     contents = tuple(_contents(path, disk.size_bytes, sector_bytes, table))
-    breaks = members(disk, dict(contents))
-    if breaks and not accept_breaks:
-        raise Refused(
-            f"overwriting {path} breaks more than that disk. {' '.join(breaks)}",
-            "If that is meant, say so with --break-members.",
-        )
     named = identity(disk, table.uuid if table else None)
     return Target(path, disk, disk.size_bytes, sector_bytes, named, table, contents)
+
+
+def _breaks(target: Target, to_partition: int | None, accepted: bool) -> tuple[str, ...]:
+    """What else stops working: the target, or the one partition of it, is a member of something.  Raises Refused."""
+    if target.disk is None:
+        return ()
+    hit = {
+        where: content
+        for where, content in target.contents
+        if to_partition is None or where == _partition_name(to_partition)
+    }
+    breaks = tuple(members(target.disk, hit))
+    if breaks and not accepted:
+        raise Refused(
+            f"overwriting {target.path} breaks more than that disk. {' '.join(breaks)}",
+            "If that is meant, say so with --break-members.",
+        )
+    return breaks
+
+
+def _partition_name(number: int) -> str:
+    return f"partition {number}"
+
+
+def _check_room(plan: RestorePlan) -> None:
+    """Raise DestinationFull when the target is a file and what will be written has no room where it lies."""
+    target = plan.target
+    if target.disk is not None and not target.disk.is_image_file:
+        return
+    allocated = target.path.stat().st_blocks * 512 if target.disk is not None else 0
+    status = os.statvfs(target.path if target.disk is not None else target.path.parent)
+    free, needed = status.f_bavail * status.f_frsize, plan.layout.written.total_bytes - allocated
+    if needed > free:
+        raise DestinationFull(
+            f"{format_bytes(needed)} will be written to {target.path}, and there are {format_bytes(free)} free; "
+            "it is untouched",
+            "Free some space there, or name another place.",
+        )
 
 
 def _new_file(path: Path, record: ImageDisk, length: int, repository: Path | None) -> Target:
     if not path.parent.is_dir():
         raise UsageError(f"{path} does not exist, nor does its folder", "'recovery disks' lists the disks there are.")
-    if path.parent.stat().st_dev == Path("/dev").stat().st_dev:  # a mistyped device, not a file in /dev/shm
+    folder, devices = path.parent.resolve(), Path("/dev")
+    if folder.is_relative_to(devices) and folder.stat().st_dev == devices.stat().st_dev:  # not a file in /dev/shm
         raise UsageError(f"there is no device {path}", "'recovery disks' lists the disks there are.")
     if repository is not None and path.parent.resolve().is_relative_to(repository.resolve()):
         raise Refused(f"{path} lies inside the repository folder {repository}", "Name a file elsewhere.")
@@ -223,7 +286,8 @@ def _contents(
     disk = Extent(0, size_bytes)
     places = [(entry, Extents([entry.extent]).clip(disk)) for entry in table.entries if entry.role != "extended"]
     return [
-        (f"partition {entry.number}", probe(path, place[0], sector_bytes) if place else None) for entry, place in places
+        (_partition_name(entry.number), probe(path, place[0], sector_bytes) if place else None)
+        for entry, place in places
     ]
 
 
@@ -235,14 +299,36 @@ def _whole_disk_plan(target: Target, record: ImageDisk, used: Extents, head: byt
     if record.table is not None and record.table.label == "gpt" and target.size_bytes > record.size_bytes:
         # The copy at the old end has moved: left where it was, it would be a second, stale one.
         old_copy = table_extents(record.table, record.size_bytes).clip(_ends(record.size_bytes)[1])
-        body = body.subtract(old_copy)
-    unused = _unused(Extent(0, target.size_bytes), body.union(table), target)
+        body = body.subtract(old_copy.subtract(Extents(entry.extent for entry in record.table.entries)))
+    left_out = [part for part in record.partitions if part.method == "left-out"]
+    kept, lost = _kept(target, left_out)
+    unused = _unused(Extent(0, target.size_bytes), body.union(table), target).subtract(kept)
     places = [entry.extent for entry in (*(record.table.entries if record.table else ()), *_present(target))]
     areas = (Extent(0, target.size_bytes), Extent(0, record.size_bytes), *_clipped(places, target.size_bytes))
-    layout = TargetPlan(body=body, table=planned.writes, unused=unused, areas=areas)
-    return RestorePlan(
-        target, Extent(0, record.size_bytes), layout, breaks=(), findings=(*record.findings, *planned.findings)
-    )
+    # A GPT's second copy fills the last 34 sectors at most: the old one must not outlive the first by a moment.
+    tail_bytes = min(34 * record.logical_sector_bytes, target.size_bytes)
+    old_end = Extents([(target.size_bytes - tail_bytes, tail_bytes)]).subtract(kept)
+    layout = TargetPlan(body=body, table=planned.writes, unused=unused, areas=areas, wiped=table.union(old_end))
+    findings = (*record.findings, *planned.findings, *lost)
+    return RestorePlan(target, Extent(0, record.size_bytes), layout, findings=findings)
+
+
+def _kept(target: Target, left_out: Sequence[ImagePartition]) -> tuple[Extents, list[str]]:
+    """Partitions that the image lacks and the target has at the same place: they stay.  And what is to be told."""
+    present = {entry.extent for entry in _present(target)}
+    kept: list[Extent] = []
+    told: list[str] = []
+    for part in left_out:
+        extent = Extent(part.offset, part.length)
+        if extent in present:
+            kept.append(extent)
+            told.append(f"Partition {part.number} was left out of the image: what the target holds there stays.")
+        else:
+            told.append(
+                f"Partition {part.number} was left out of the image: it will be in the table, without content, "
+                "and what the target holds there is lost."
+            )
+    return Extents(kept), told
 
 
 def _partition_plan(
@@ -269,6 +355,7 @@ def _partition_plan(
         body=body,
         shift=shift,
         table=((place.offset, head),) if head else (),
+        wiped=Extents([(place.offset, len(head))]),
         unused=_unused(place, written, target),
         areas=(place,),
     )
