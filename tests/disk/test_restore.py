@@ -321,10 +321,9 @@ def test_a_disk_of_an_odd_size_comes_back_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1, 511, 512, 4 * KIB, MIB])
-def test_a_tiny_disk_comes_back_whole(size: int, tmp_path: Path) -> None:
-    disk, repository = tmp_path / "tiny.img", tmp_path / "repository"
+def test_a_tiny_disk_comes_back_whole(size: int, captured: Captured, tmp_path: Path) -> None:
+    disk = tmp_path / "tiny.img"
     disk.write_bytes(os.urandom(size))
-    recovery("init", repository=repository)
-    recovery("capture", disk, repository=repository)
-    recovery("restore", "latest", tmp_path / "back.img", "--yes", repository=repository)
+    image = recovery("capture", disk, "--json", repository=captured.repository).event("summary")["snapshot_id"]
+    recovery("restore", image, tmp_path / "back.img", "--yes", repository=captured.repository)
     assert (tmp_path / "back.img").read_bytes() == disk.read_bytes()
