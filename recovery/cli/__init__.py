@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import traceback
 from typing import Annotated
@@ -57,6 +58,8 @@ def main(arguments: list[str] | None = None) -> None:
     """The program ``recovery``; ends the process with an exit code of ``recovery.errors.ExitCode``."""
     words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     output = Output(json="--json" in words)
+    # 'restic unlock' sends SIGHUP to whoever holds a lock here, to see whether it lives; nor does a lost line end us.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         code = app(words, prog_name="recovery", standalone_mode=False)
         if code == ExitCode.CANCELLED:  # what typer makes of an interrupt where no work is under way

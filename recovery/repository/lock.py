@@ -2,6 +2,7 @@
 
 Source: restic's design document, "Locks", and its behaviour: a lock is a small file that is written anew every
 few minutes; it is stale when it is older than 30 minutes, or when its host is this one and its process is gone.
+To see that, 'restic unlock' sends SIGHUP to the process: who holds a lock must not end of it.
 Readers and writers hold a shared lock, what removes data (``prune``) an exclusive one.
 """
 
@@ -139,8 +140,8 @@ class Lock:
         )
 
     def _refuse_conflicts(self) -> None:
-        for name, _ in list(self._store.list(FileKind.LOCK)):
-            if name == self._name:
+        for name, size in list(self._store.list(FileKind.LOCK)):
+            if name == self._name or size == 0:  # empty: somebody's write that failed; restic passes it over too
                 continue
             try:
                 other = self._load(name)

@@ -133,6 +133,13 @@ def test_a_damaged_lock_stops_us_and_says_what_to_do(repository: Repository) -> 
     assert _names(repository) == {"ab" * 32}
 
 
+def test_an_empty_lock_is_a_write_that_failed_and_is_passed_over(repository: Repository) -> None:
+    """As restic does since 0.16."""
+    repository.store.save(FileKind.LOCK, "ab" * 32, [])
+    with repository.lock(exclusive=True) as lock:
+        lock.check()
+
+
 def test_one_that_is_released_while_we_look_is_no_matter(repository: Repository) -> None:
     def load(name: str) -> LockFile:
         repository.store.remove(FileKind.LOCK, name)
