@@ -1,18 +1,20 @@
 """The only place that starts a subprocess.
 
 Programs run in the C locale, without our standard input, found also in the sbin folders, with a time limit.
-A secret goes through ``secret_environment`` or ``input``, never through the arguments, which anyone can read.
+A secret goes through ``environment`` or ``input``, never through the arguments, which anyone can read.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,13 @@ from recovery.errors import DeviceError, ProgramMissing
 log = logging.getLogger(__name__)
 
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+
+#: The repository's password is nobody else's business: no program that we run needs it.
+_SECRETS = ("RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAND")
+
+_POLL_SECONDS = 0.2
+_KILL_SECONDS = 5.0
+_running: set[subprocess.Popen[bytes]] = set()
 
 #: Which Debian package brings a program, for the hint when it is missing.
 PACKAGES = {
@@ -87,8 +96,9 @@ def run(
     input: bytes | None = None,
     environment: Mapping[str, str] | None = None,
     check: bool = True,
+    interrupt: Callable[[], None] | None = None,
 ) -> Completed:
-    """Run a program to its end.
+    """Run a program to its end; ``interrupt`` is called now and then, and the program is killed when it raises.
 
     Raises ProgramMissing when it is not installed, DeviceError when it takes longer than ``timeout_seconds``
     or, with ``check``, when it fails.  ``needed_for`` completes "... needs it".
@@ -97,24 +107,69 @@ def run(
     program = require_program(name, needed_for)
     line = [os.fspath(program), *(os.fspath(argument) for argument in arguments[1:])]
     log.debug("run %s", shlex.join(line))
-    clean = {**os.environ, "PATH": SEARCH_PATH, "LC_ALL": "C", "LANGUAGE": "C", **(environment or {})}
+    inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    clean = {**inherited, "PATH": SEARCH_PATH, "LC_ALL": "C", "LANGUAGE": "C", **(environment or {})}
+    process = subprocess.Popen(
+        line,
+        stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=clean,
+        process_group=0,  # Ctrl-C is ours to answer: a map that it cut off would be taken for a refusal
+    )
+    _running.add(process)
     try:
-        ended = subprocess.run(
-            line,
-            input=input,
-            stdin=subprocess.DEVNULL if input is None else None,
-            capture_output=True,
-            timeout=timeout_seconds,
-            env=clean,
-            check=False,
-            process_group=0,  # Ctrl-C is ours to answer: a map that it cut off would be taken for a refusal
-        )
+        stdout, stderr = _communicate(process, input, timeout_seconds, interrupt)
     except subprocess.TimeoutExpired as expired:
         raise DeviceError(
             f"{name} did not end within {timeout_seconds:g} s ({needed_for})",
             "The device may be hanging: see the kernel's log (dmesg).",
         ) from expired
-    completed = Completed(tuple(line), ended.returncode, ended.stdout, ended.stderr)
+    finally:
+        _end(process)
+        _running.discard(process)
+    completed = Completed(tuple(line), process.returncode, stdout, stderr)
     if check and not completed.ok:
         raise DeviceError(f"{name} failed ({needed_for}): {completed.reason}", f"It was run as: {shlex.join(line)}")
     return completed
+
+
+def kill_running() -> None:
+    """Kill every program that is running now: this process is about to end at once."""
+    for process in list(_running):
+        _kill(process)
+
+
+def _communicate(
+    process: subprocess.Popen[bytes],
+    first: bytes | None,
+    timeout_seconds: float,
+    interrupt: Callable[[], None] | None,
+) -> tuple[bytes, bytes]:
+    deadline = time.monotonic() + timeout_seconds
+    while True:
+        remaining = max(0.0, deadline - time.monotonic())
+        try:
+            return process.communicate(first, timeout=min(remaining, _POLL_SECONDS) if interrupt else remaining)
+        except subprocess.TimeoutExpired:
+            if time.monotonic() >= deadline:
+                raise
+            first = None  # what was begun goes on
+            if interrupt:
+                interrupt()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill what still runs.  A process stuck in the kernel cannot be killed: it is not waited for without end."""
+    if process.poll() is not None:
+        return
+    _kill(process)
+    try:
+        process.communicate(timeout=_KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        log.warning("process %d cannot be ended: it is stuck in the kernel", process.pid)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 from recovery.errors import UsageError
@@ -23,6 +24,11 @@ def align_down(value: int, alignment: int) -> int:
 def align_up(value: int, alignment: int) -> int:
     """Smallest multiple of ``alignment`` that is at least ``value``."""
     return -(-value // alignment) * alignment
+
+
+def worker_count() -> int:
+    """Threads for hashing and compressing: one a processor, but each holds megabytes, so not without limit."""
+    return min(8, max(2, os.cpu_count() or 1))
 
 
 def format_bytes(count: int | float) -> str:

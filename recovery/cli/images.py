@@ -90,12 +90,14 @@ def capture_command(
         raise UsageError("--only and --without go with one disk", "Capture the disks one by one.")
     chunk_bytes = _chunk_bytes(chunk_size)
     repository = common.open()
-    with repository.lock() as lock, output.work(progress) as work:
-        repository.load_index()
+    with repository.lock() as lock, output.work(progress) as work, ExitStack() as held:
+        for problem in repository.load_index(present_only=True):
+            output.warn(problem)
         plan = plan_capture(
             sources,
             repository,
             progress,
+            held,
             choice=choice,
             chunk_bytes=chunk_bytes,
             machine_uuid=this_machine().uuid,
@@ -147,7 +149,7 @@ def restore_command(
     output, progress = Output(common.json), Progress()
     repository = common.open()
     with _shared_lock(repository, output) as settle:
-        image = open_image(repository, snapshot).disk(disk)
+        image = open_image(repository, snapshot, output).disk(disk)
         plan = plan_restore(
             image,
             target,
@@ -190,16 +192,17 @@ def clone_command(
 ) -> None:
     """Copy a disk onto another, used parts only, without a repository."""
     output, progress = Output(context.obj.merged(json=json).json), Progress()
-    with output.work(progress):
-        planned = plan_capture([source], None, progress).disks[0]
-        plan = plan_clone(planned, target, accept_breaks=break_members)
-    show_restore_plan(output, plan, planned.record)
-    output.event("plan", **restore_plan_document(plan))
-    if dry_run:
-        return
-    _confirm(output, plan, yes)
-    with output.work(progress):
-        result = clone(planned, plan, progress, verify=not no_verify)
+    with ExitStack() as held:
+        with output.work(progress):
+            planned = plan_capture([source], None, progress, held).disks[0]
+            plan = plan_clone(planned, target, accept_breaks=break_members)
+        show_restore_plan(output, plan, planned.record)
+        output.event("plan", **restore_plan_document(plan))
+        if dry_run:
+            return
+        _confirm(output, plan, yes)
+        with output.work(progress):
+            result = clone(planned, plan, progress, verify=not no_verify)
     output.event("summary", **restore_document(result))
     tell_restore(output, plan, result)
     if not result.complete:
@@ -219,7 +222,7 @@ def verify_command(
     output, progress = Output(common.json), Progress()
     repository = common.open()
     with _shared_lock(repository, output) as settle:
-        image = open_image(repository, snapshot)
+        image = open_image(repository, snapshot, output)
         settle()
         with output.work(progress):
             result = verify(image, progress)

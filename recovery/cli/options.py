@@ -105,7 +105,7 @@ def _path(text: str | None) -> Path | None:
 def _from_file(file: Path) -> str:
     """As restic reads it: white space around it does not count."""
     try:
-        text = file.read_bytes().decode("utf-8").strip()
+        text = file.read_bytes().decode("utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"the password file {file} cannot be read: {reason}", "Check its path.") from error

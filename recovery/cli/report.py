@@ -150,9 +150,8 @@ def show_restore_plan(output: Output, plan: RestorePlan, record: ImageDisk) -> N
         what = plan.partition.content.type if plan.partition.content else "unknown"
         output.say(f"  Bytes {plan.source.offset + plan.layout.shift} and following become partition")
         output.say(f"  {plan.partition.number} of {record.name}: {format_bytes(plan.source.length)}, {what}")
-    for part in record.partitions:
-        if part.method == "left-out" and plan.partition is None:
-            output.say(f"    partition {part.number} was left out of the image: it is in the table, without content")
+    for broken in plan.breaks:
+        output.say(f"  BREAKS MORE: {broken}")
     for finding in plan.findings:
         output.say(f"  {finding}")
     output.say(f"{format_bytes(plan.layout.written.total_bytes)} will be written.")
@@ -169,6 +168,7 @@ def restore_plan_document(plan: RestorePlan) -> dict[str, Any]:
         "partition": plan.partition.number if plan.partition else None,
         "written_bytes": plan.layout.written.total_bytes,
         "unused_bytes": plan.layout.unused.total_bytes,
+        "breaks": list(plan.breaks),
         "findings": list(plan.findings),
     }
 
@@ -183,6 +183,7 @@ def restore_document(result: RestoreResult) -> dict[str, Any]:
         "unreadable": list(result.unreadable),
         "verified": result.verified,
         "complete": result.complete,
+        "stale_table": result.stale_table,
     }
 
 
@@ -198,6 +199,8 @@ def tell_restore(output: Output, plan: RestorePlan, result: RestoreResult) -> No
         )
     for extent, _ in zip(result.unreadable, range(_SHOWN_AREAS), strict=False):
         output.say(f"  Zeros, because the source could not be read: {extent.length} bytes at byte {extent.offset}")
+    if result.stale_table:
+        output.say("The kernel still goes by the old partition table: reboot or replug the disk before you mount it.")
     if not result.complete:
         output.say("The disk is NOT whole: check its filesystems before you use it.")
 

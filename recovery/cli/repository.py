@@ -127,7 +127,7 @@ def show(
     """Show one system image: its machine, its disks, and what of them was captured."""
     common: Common = context.obj.merged(repo, password_file, no_password, json)
     output = Output(common.json)
-    image = open_image(common.open(), snapshot)
+    image = open_image(common.open(), snapshot, output)
     if output.json:
         output.document(ShowDocument(image.stored.id, image.manifest))
         return
@@ -140,11 +140,13 @@ def show(
         _show_disk(output, disk)
 
 
-def open_image(repository: Repository, snapshot: str) -> SystemImage:
-    """The system image called ``snapshot``; the index is loaded for it."""
+def open_image(repository: Repository, snapshot: str, output: Output) -> SystemImage:
+    """The system image called ``snapshot``; the index is loaded for it, and what is wrong with that told."""
     stored = repository.find_snapshot(snapshot, tag=TAG)
-    repository.load_index()
-    return SystemImage(repository, stored)
+    problems = repository.load_index(mend=True)
+    for problem in problems:
+        output.warn(problem)
+    return SystemImage(repository, stored, problems)
 
 
 def _show_disk(output: Output, disk: ImageDisk) -> None:

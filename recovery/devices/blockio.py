@@ -1,6 +1,7 @@
 """Reading sources and writing targets: block devices and raw image files alike.
 
-A source is opened read-only and, when it is a block device, exclusively: the kernel refuses what is mounted.
+A source is opened read-only and held still by a guard, exclusively when it is a block device: the kernel refuses what
+is mounted, and refuses to mount it meanwhile.
 Reads go through the page cache, whose pages are given back behind the reader; only where a read fails is it tried
 again past the cache, piece by piece and at last sector by sector.
 """
@@ -14,6 +15,7 @@ import mmap
 import os
 import stat
 import struct
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
@@ -30,6 +32,9 @@ _MEDIUM_ERRORS = (errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO, errno
 _READ_THROUGH_BYTES = 64 * KIB
 _RETRY_BYTES = 64 * KIB
 _ZEROS = memoryview(bytes(MIB))
+
+#: After so many bytes without one good read the disk itself is in doubt.
+_DOUBTFUL_BYTES = 4 * MIB
 
 _BLKGETSIZE64 = 0x80081272
 _BLKDISCARD = 0x1277
@@ -53,11 +58,11 @@ def size_of(file: int) -> int:
 class _Device:
     """An open disk, for the time of a ``with`` block."""
 
-    def __init__(self, path: Path, flags: int) -> None:
+    def __init__(self, path: Path, flags: int, *, exclusive: bool) -> None:
         self.path = path
         self.is_block = stat.S_ISBLK(path.stat().st_mode) if path.exists() else False
         try:
-            self._file = os.open(path, flags | os.O_CLOEXEC | (os.O_EXCL if self.is_block else 0))
+            self._file = os.open(path, flags | os.O_CLOEXEC | (os.O_EXCL if self.is_block and exclusive else 0))
         except OSError as error:
             raise _open_error(path, error) from error
         self.size_bytes = size_of(self._file)
@@ -74,14 +79,55 @@ class _Device:
         self.close()
 
 
-class SourceReader(_Device):
-    """Reads a source.  ``sector_bytes`` is what a failing read is narrowed down to."""
+class SourceGuard(_Device):
+    """Holds a source still, from before its table and maps are read until its last byte is.
 
-    def __init__(self, path: Path, sector_bytes: int) -> None:
-        super().__init__(path, os.O_RDONLY)
+    A block device is open exclusively for that time: nobody can mount it or a partition of it.  Its page cache is
+    emptied first: a partition has a cache of its own, and what was written through that, the disk's may not know.
+    Of a file, ``check`` tells whether it was changed.  Raises Refused when the device is in use, DeviceError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, os.O_RDONLY, exclusive=True)
+        if self.is_block:
+            try:
+                fcntl.ioctl(self._file, _BLKFLSBUF, 0)
+            except OSError as error:
+                self.close()
+                raise DeviceError(
+                    f"the cache of {path} cannot be emptied: {error.strerror}", "It needs root."
+                ) from error
+        self._seen = self._look()
+
+    def __enter__(self) -> SourceGuard:
+        return self
+
+    def check(self) -> None:
+        """Raise DeviceError when the source was changed since the guard was set."""
+        if self._look() != self._seen:
+            raise DeviceError(
+                f"{self.path} was changed while it was read", "Let nothing write to it, and run it again."
+            )
+
+    def _look(self) -> tuple[int, ...]:
+        status = os.fstat(self._file)
+        return (size_of(self._file),) if self.is_block else (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class SourceReader(_Device):
+    """Reads a source.  ``sector_bytes`` is what a failing read is narrowed down to.
+
+    ``interrupt`` is called between the pieces of a bad area, where each may take seconds.
+    """
+
+    def __init__(self, path: Path, sector_bytes: int, interrupt: Callable[[], None] | None = None) -> None:
+        super().__init__(path, os.O_RDONLY, exclusive=False)
         self.sector_bytes = sector_bytes
+        self._interrupt = interrupt
         self._direct: int | None = None
         self._bounce: mmap.mmap | None = None
+        self._good: int | None = None
+        self._failed_bytes = 0
         os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def __enter__(self) -> SourceReader:
@@ -126,7 +172,11 @@ class SourceReader(_Device):
                 self._expect_medium_error(error)
                 count = min(_RETRY_BYTES - (run.offset + done) % _RETRY_BYTES, run.length - done)
                 failed = Extent(run.offset + done, count)
-                unreadable += self._read_sectors(failed, buffer[done : done + count])
+                lost = self._read_sectors(failed, buffer[done : done + count])
+                self._expect_alive(failed, lost)
+                unreadable += lost
+            else:
+                self._good, self._failed_bytes = run.offset + done, 0
             if count == 0:
                 raise DeviceError(
                     f"{self.path} ended at byte {run.offset + done}, before its size of {self.size_bytes}",
@@ -151,6 +201,21 @@ class SourceReader(_Device):
         if unreadable:
             log.info("%d sectors at %d of %s are unreadable", len(unreadable), extent.offset, self.path)
         return unreadable
+
+    def _expect_alive(self, failed: Extent, lost: list[Extent]) -> None:
+        """Tell a wide bad area from a disk that answers no read any more, by a place that could be read before."""
+        if self._interrupt is not None:
+            self._interrupt()
+        self._failed_bytes = self._failed_bytes + failed.length if Extents(lost).covers(failed) else 0
+        if self._failed_bytes < _DOUBTFUL_BYTES or self._good is None:
+            return
+        self._failed_bytes = 0
+        known = align_down(self._good, self.sector_bytes)
+        if self._read_direct(Extent(known, min(self.sector_bytes, self.size_bytes - known))) is None:
+            raise DeviceError(
+                f"{self.path} answers no read any more, not even where it did before",
+                "The disk went away or switched itself off: reconnect it, let it cool down, and run it again.",
+            )
 
     def _read_direct(self, sector: Extent) -> memoryview | None:
         if self._direct is None:
@@ -195,7 +260,7 @@ class TargetWriter(_Device):
         flags = os.O_RDWR
         if create_bytes is not None:
             flags |= os.O_CREAT | os.O_EXCL  # what has come into its place meanwhile is not ours to overwrite
-        super().__init__(path, flags)
+        super().__init__(path, flags, exclusive=True)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if flags & os.O_CREAT:
@@ -260,24 +325,19 @@ class TargetWriter(_Device):
         return True
 
     def reread_table(self) -> bool:
-        """Have the kernel read the partition table anew; whether it did (a file has none to read)."""
+        """Have the kernel read the partition table anew; whether it goes by the new one (for a file there is none)."""
         if not self.is_block:
-            return False
+            return True
         try:
             fcntl.ioctl(self._file, _BLKRRPART, 0)
         except OSError as error:
             log.info("the kernel did not read the new table of %s: %s", self.path, error.strerror)
-            return False
+            return error.errno == errno.EINVAL  # a device that has no partitions, as a plain loop device
         return True
 
-    def reader(self, sector_bytes: int) -> SourceReader:
-        """A reader of what was written, on the same open target."""
-        made = SourceReader.__new__(SourceReader)
-        made.path, made.is_block, made.size_bytes = self.path, self.is_block, self.size_bytes
-        made.sector_bytes = sector_bytes
-        made._file = os.dup(self._file)
-        made._direct, made._bounce = None, None
-        return made
+    def reader(self, sector_bytes: int, interrupt: Callable[[], None] | None = None) -> SourceReader:
+        """A reader of what was written, while the target is still held."""
+        return SourceReader(self.path, sector_bytes, interrupt)
 
 
 def _merge_near(extents: Extents) -> list[Extent]:

@@ -8,11 +8,13 @@ scans partition tables.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from recovery.command import run
+from recovery.errors import DeviceError
 from recovery.extent import Extent
 
 log = logging.getLogger(__name__)
@@ -30,9 +32,16 @@ def read_only_loop(path: Path, extent: Extent, logical_sector_bytes: int = 512) 
         arguments.append(f"--sector-size={logical_sector_bytes}")
     attached = run([*arguments, path], needed_for=f"reading a part of {path}")
     device = Path(attached.stdout.decode().strip())
+    # Detached while we hold it open, it goes when the last holder is gone: also when this process is killed.
     try:
-        yield device
-    finally:
+        held = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        run(["losetup", "--detach", device], needed_for=f"releasing {device}", check=False)
+        raise DeviceError(f"{device} cannot be opened: {error.strerror}", "See the kernel's log (dmesg).") from error
+    try:
         detached = run(["losetup", "--detach", device], needed_for=f"releasing {device}", check=False)
         if not detached.ok:
             log.warning("loop device %s could not be released: %s", device, detached.reason)
+        yield device
+    finally:
+        os.close(held)

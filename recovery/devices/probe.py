@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from recovery.command import Completed, run
+from recovery.devices.loop import read_only_loop
 from recovery.errors import DeviceError
 from recovery.extent import Extent
 
@@ -24,6 +25,8 @@ _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
 _VOLUME_TYPES = frozenset(
     {"zfs_member", "bcache", "stratis", "drbd", "drbdmanage_control_volume", "VMFS_volume_member"}
 )
+
+_TABLE_TYPES = frozenset({"gpt", "PMBR", "dos"})
 
 
 class Content(msgspec.Struct, frozen=True):
@@ -63,12 +66,31 @@ def probe(path: Path, extent: Extent, logical_sector_bytes: int = 512) -> Conten
     asked = [f"--offset={extent.offset}", f"--size={extent.length}"]
     ended = run(["blkid", "-p", "-o", "udev", *asked, path], needed_for=f"recognising what is on {path}", check=False)
     if ended.status == _NOTHING:
-        return None
+        return _contradiction(path, extent, logical_sector_bytes)
     if ended.status == _AMBIVALENT:
         return Content(kind="other", type="ambivalent", version=_fields(ended).get("ID_FS_AMBIVALENT"))
     if ended.status != _FOUND:
         raise DeviceError(f"blkid failed on {path}: {ended.reason}", "See the kernel's log (dmesg) for the device.")
     return _content(_fields(ended), logical_sector_bytes)
+
+
+def _contradiction(path: Path, extent: Extent, logical_sector_bytes: int) -> Content | None:
+    """What several signatures that exclude each other come to; None when there is at most one.
+
+    Only Debian 12's blkid calls that ambivalent; Debian 13's (libblkid 2.41) answers as if nothing were there, and a
+    disk with data on it must not look blank.  wipefs lists every signature.
+    """
+    try:
+        with read_only_loop(path, extent, logical_sector_bytes) as device:
+            listed = run(
+                ["wipefs", "--noheadings", "--output", "TYPE", device],
+                needed_for=f"recognising what is on {path}",
+                check=False,
+            )
+    except DeviceError:  # no loop device for us: blkid's word stands
+        return None
+    types = sorted(set(listed.stdout.decode(errors="replace").split()) - _TABLE_TYPES) if listed.ok else []
+    return Content(kind="other", type="ambivalent", version=" ".join(types)) if len(types) > 1 else None
 
 
 def decode(raw: bytes) -> str:

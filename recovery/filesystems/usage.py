@@ -90,12 +90,13 @@ def used_extents(
     content: Content | None,
     logical_sector_bytes: int,
     scratch: Path | None = None,
+    interrupt: Callable[[], None] | None = None,
 ) -> Usage:
     """Which bytes of the partition ``extent`` (bytes) of the disk or image file ``path`` are used.
 
     ``content`` is what ``probe`` saw there.  ``scratch`` is a folder for a short-lived map file, tens of bytes for each
-    fragment; by default the system's.  Nothing is written to the source.  Whatever goes wrong, a missing program
-    too, makes the answer "whole", with the reason.
+    fragment; by default the system's.  ``interrupt`` may raise to stop it.  Nothing is written to the source.  Whatever
+    goes wrong, a missing program too, makes the answer "whole", with the reason.
     """
     whole = Extents([(0, extent.length)])
     if content is None:
@@ -110,7 +111,7 @@ def used_extents(
                 raise CaptureWhole("it does not lie on the disk with its whole length")
             if family is None:
                 return Usage(swap_header(source).align(logical_sector_bytes, extent.length), "swap-header")
-            return _mapped(source, family, logical_sector_bytes, scratch)
+            return _mapped(source, family, logical_sector_bytes, scratch, interrupt)
     except CaptureWhole as answer:
         return Usage(whole, "whole", answer.reason, answer.clean)
     except (ProgramMissing, DeviceError, MapError) as error:
@@ -120,9 +121,15 @@ def used_extents(
         return Usage(whole, "whole", f"the metadata of its {content.type} filesystem make no sense")
 
 
-def _mapped(source: FilesystemSource, family: _Family, sector_bytes: int, scratch: Path | None) -> Usage:
+def _mapped(
+    source: FilesystemSource,
+    family: _Family,
+    sector_bytes: int,
+    scratch: Path | None,
+    interrupt: Callable[[], None] | None,
+) -> Usage:
     inspection = family.inspect(source)
-    areas, tool = _partclone_map(source, family.program, scratch)
+    areas, tool = _partclone_map(source, family.program, scratch, interrupt)
     added = inspection.required.union(inspection.besides)
     end = max(added.end, *(extents.end for extents in areas.values()))
     if end > source.size_bytes:
@@ -136,7 +143,9 @@ def _mapped(source: FilesystemSource, family: _Family, sector_bytes: int, scratc
     return Usage(used.align(sector_bytes, source.size_bytes), "map", reason, clean=True, tool=tool)
 
 
-def _partclone_map(source: FilesystemSource, program: str, scratch: Path | None) -> tuple[dict[str, Extents], str]:
+def _partclone_map(
+    source: FilesystemSource, program: str, scratch: Path | None, interrupt: Callable[[], None] | None
+) -> tuple[dict[str, Extents], str]:
     """The areas that partclone tells used and unused, and its name with its version."""
     with tempfile.TemporaryDirectory(prefix="recovery-map-", dir=scratch) as folder:
         made = Path(folder, "domain")
@@ -147,6 +156,7 @@ def _partclone_map(source: FilesystemSource, program: str, scratch: Path | None)
             needed_for="finding the used areas of a filesystem",
             timeout_seconds=_MAP_SECONDS,
             check=False,
+            interrupt=interrupt,
         )
         if not ended.ok:
             raise CaptureWhole(f"{program} refused to map it: {_complaint(ended.stdout + ended.stderr)}")

@@ -108,6 +108,7 @@ def capture(
         files.append((_node(MANIFEST_NAME, length, started), ids))
         tree = store_tree(repository, packs, files, options.level)
         packs.finish()
+        packs.check_medium(progress)
     lock.check()
     counters = chunks.counters
     unreadable = {disk.planned.name: disk.unreadable for disk in disks}
@@ -137,7 +138,7 @@ def capture(
 def _store_disk(chunks: ChunkWriter, planned: PlannedDisk, progress: Progress) -> _StoredDisk:
     used = planned.domain.used
     unreadable: list[tuple[int, int]] = []
-    with SourceReader(planned.disk.place, planned.record.logical_sector_bytes) as source:
+    with SourceReader(planned.disk.place, planned.record.logical_sector_bytes, progress.check) as source:
         for number, (extent, hole) in enumerate(planned.layout):
             progress.check()
             if hole:
@@ -153,6 +154,7 @@ def _store_disk(chunks: ChunkWriter, planned: PlannedDisk, progress: Progress) -
                 progress.count("unreadable_bytes", lost.total_bytes)
             if number % _DROP_EVERY_CHUNKS == 0:
                 source.drop_cache(extent.offset)
+    planned.guard.check()
     return _StoredDisk(planned, chunks.take_ids(), Extents(unreadable))
 
 

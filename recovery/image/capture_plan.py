@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from recovery.devices.blockio import SourceReader
+from recovery.devices.blockio import SourceGuard, SourceReader
 from recovery.devices.disk import Disk, disk_for
 from recovery.devices.probe import probe
 from recovery.devices.safety import source_problems
 from recovery.devices.table import PartitionTable, examine_table
 from recovery.errors import DestinationFull, Refused, UsageError
-from recovery.extent import Extent
+from recovery.extent import Extent, Extents
 from recovery.image.domain import DiskDomain, disk_domain
 from recovery.image.layout import CHUNK_BYTES, Layout, make_layout
 from recovery.image.manifest import MANIFEST_NAME, ImageDisk, ImagePartition, LayoutRecord
@@ -31,13 +32,17 @@ _SAMPLE_BYTES = 256 * KIB
 
 @dataclass(frozen=True, slots=True)
 class PlannedDisk:
-    """A disk to be captured: ``record`` is its place in the manifest, but for what cannot be read."""
+    """A disk to be captured: ``record`` is its place in the manifest, but for what cannot be read.
+
+    ``guard`` holds it still for as long as the plan is good.
+    """
 
     name: str
     disk: Disk
     domain: DiskDomain
     layout: Layout
     record: ImageDisk
+    guard: SourceGuard
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,7 @@ def plan_capture(
     sources: Sequence[Path],
     repository: Repository | None,
     progress: Progress,
+    held: ExitStack,
     *,
     choice: Choice = EVERYTHING,
     chunk_bytes: int = CHUNK_BYTES,
@@ -78,6 +84,8 @@ def plan_capture(
     level: int = 3,
 ) -> CapturePlan:
     """Look at the disks and find their used extents; nothing is written.  Without a repository nothing is predicted.
+
+    The disks are held, unchanged and for us alone, until ``held`` is closed.
 
     Raises Refused for a source that is mounted or holds the repository, UsageError, DeviceError.
     """
@@ -96,7 +104,8 @@ def plan_capture(
         raise UsageError("a disk was named twice", "Name each disk once.")
     progress.phase("map")
     planned = tuple(
-        _plan_disk(disk, name, choice, chunk_bytes, progress) for disk, name in zip(disks, names, strict=True)
+        _plan_disk(disk, held.enter_context(SourceGuard(disk.place)), name, choice, chunk_bytes, progress)
+        for disk, name in zip(disks, names, strict=True)
     )
     tools = [p.tool.rpartition(" ") for d in planned for p in d.record.partitions if p.tool]
     plan = CapturePlan(
@@ -121,7 +130,9 @@ def check_space(plan: CapturePlan, destination: object) -> None:
         )
 
 
-def _plan_disk(disk: Disk, name: str, choice: Choice, chunk_bytes: int, progress: Progress) -> PlannedDisk:
+def _plan_disk(
+    disk: Disk, guard: SourceGuard, name: str, choice: Choice, chunk_bytes: int, progress: Progress
+) -> PlannedDisk:
     path = disk.place
     reading = examine_table(path, disk.size_bytes, disk.logical_sector_bytes)
     table = reading.table
@@ -156,7 +167,7 @@ def _plan_disk(disk: Disk, name: str, choice: Choice, chunk_bytes: int, progress
         partitions=_record_partitions(domain, table),
         findings=reading.findings if table is None else table.findings,
     )
-    return PlannedDisk(name, disk, domain, layout, record)
+    return PlannedDisk(name, disk, domain, layout, record, guard)
 
 
 def _record_partitions(domain: DiskDomain, table: PartitionTable | None) -> tuple[ImagePartition, ...]:
@@ -206,8 +217,7 @@ def _predict(repository: Repository, plan: CapturePlan, level: int) -> int:
     room = memoryview(bytearray(max((d.record.layout.chunk_bytes for d in plan.disks), default=1)))
     predicted = 0.0
     for planned in plan.disks:
-        pieces = [number for number, piece in enumerate(planned.layout) if not piece.hole]
-        chosen = pieces[:: max(1, len(pieces) // _SAMPLES)][:_SAMPLES]
+        chosen = _samples(planned)
         read = added = 0
         with SourceReader(planned.disk.place, planned.record.logical_sector_bytes) as source:
             for number in chosen:
@@ -228,3 +238,19 @@ def _compressed_bytes(repository: Repository, chunk: memoryview, level: int) -> 
         return len(chunk)
     part = chunk[:_SAMPLE_BYTES]
     return len(compressor(level).compress(part)) * len(chunk) // len(part)
+
+
+def _samples(planned: PlannedDisk) -> list[int]:
+    """Numbers of pieces that hold something, evenly spread over the disk."""
+    step = max(1, planned.disk.size_bytes // (4 * _SAMPLES))
+    found = {planned.layout.index_at(extent.offset) for extent in _every(planned.domain.used, step)}
+    numbers = sorted(number for number in found if not planned.layout[number].hole)
+    return numbers[:: max(1, len(numbers) // _SAMPLES)][:_SAMPLES]
+
+
+def _every(used: Extents, step: int) -> Iterator[Extent]:
+    """The first used extent at or behind each multiple of ``step``."""
+    for at in range(0, used.end, step):
+        inside = used.clip(Extent(at, step))
+        if inside:
+            yield inside[0]

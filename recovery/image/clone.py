@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from recovery.devices.blockio import SourceReader, TargetWriter
+from recovery.devices.blockio import SourceReader
 from recovery.extent import Extent, Extents
 from recovery.image.capture_plan import PlannedDisk
 from recovery.image.restore import RestoreResult
 from recovery.image.restore_plan import RestorePlan
-from recovery.image.target import Written, read_back, told_state, write_target
+from recovery.image.target import Written, read_back, write_target
 from recovery.image.view import LoadedPiece
 from recovery.progress import Progress
 
@@ -24,16 +24,14 @@ def clone(source: PlannedDisk, plan: RestorePlan, progress: Progress, *, verify:
     """Copy ``source`` as ``plan`` says.  Raises as ``restore``."""
     written = Written()
     unreadable: list[tuple[int, int]] = []
-    with SourceReader(source.disk.place, source.record.logical_sector_bytes) as reader:
-        with told_state(written, str(plan.target.path)):
-            with TargetWriter(plan.target.path, create_bytes=plan.create_bytes) as target:
-                plan.check_target()
-                pieces = _read_ahead(reader, source, plan.layout.body, unreadable)
-                digests = write_target(target, plan.layout, pieces, written, progress, partial=True)
-                if verify:
-                    sector_bytes = plan.target.logical_sector_bytes
-                    read_back(target, plan.layout, digests, written, progress, sector_bytes)
-                written.table_reread = bool(plan.layout.table) and target.reread_table()
+    with SourceReader(source.disk.place, source.record.logical_sector_bytes, progress.check) as reader:
+        with plan.open_target(written) as target:
+            pieces = _read_ahead(reader, source, plan.layout.body, unreadable)
+            digests = write_target(target, plan.layout, pieces, written, progress, partial=True)
+            source.guard.check()
+            if verify:
+                read_back(target, plan.layout, digests, written, progress, plan.target.logical_sector_bytes)
+            stale_table = not target.reread_table()
     return RestoreResult(
         state=written.state,
         written_bytes=written.written_bytes,
@@ -41,7 +39,7 @@ def clone(source: PlannedDisk, plan: RestorePlan, progress: Progress, *, verify:
         damaged=(),
         unreadable=plan.unreadable.union(Extents(unreadable)),
         verified=verify,
-        table_reread=written.table_reread,
+        stale_table=stale_table,
     )
 
 

@@ -88,7 +88,9 @@ def disk_domain(
             known[number] = probe(path, places[number], logical_sector_bytes)
 
     def usage_of(number: int) -> Usage:
-        return _usage(path, places[number], table, number, known.get(number), logical_sector_bytes, scratch)
+        return _usage(
+            path, places[number], table, number, known.get(number), logical_sector_bytes, scratch, progress.check
+        )
 
     usages = _side_by_side(usage_of, {number: places[number].length for number in chosen}, progress)
     partitions = tuple(
@@ -157,12 +159,13 @@ def _usage(
     content: Content | None,
     logical_sector_bytes: int,
     scratch: Path | None,
+    interrupt: Callable[[], None],
 ) -> Usage:
     entry = next((entry for entry in table.entries if entry.number == number), None) if table else None
     if entry is not None and entry.length != place.length:
         where = "reaches beyond" if place.length else "lies behind"
         return Usage(Extents([(0, place.length)]), "whole", f"it {where} the end of the disk")
-    return used_extents(path, place, content, logical_sector_bytes, scratch)
+    return used_extents(path, place, content, logical_sector_bytes, scratch, interrupt)
 
 
 def _side_by_side(usage_of: Callable[[int], Usage], lengths: Mapping[int, int], progress: Progress) -> dict[int, Usage]:

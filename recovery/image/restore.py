@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from recovery.devices.blockio import TargetWriter
 from recovery.extent import Extent, Extents
 from recovery.image.restore_plan import RestorePlan
-from recovery.image.target import TargetState, Written, read_back, told_state, write_target
+from recovery.image.target import TargetState, Written, read_back, write_target
 from recovery.image.view import DiskImage
 from recovery.progress import Progress
 
@@ -17,7 +16,7 @@ class RestoreResult:
     """What a restore did; bytes of the image.
 
     ``damaged`` lists what the repository could not give back, ``unreadable`` what the capture could not read: both
-    are zeros on the target.
+    are zeros on the target.  ``stale_table``: the kernel still goes by the target's old partition table.
     """
 
     state: TargetState
@@ -26,7 +25,7 @@ class RestoreResult:
     damaged: tuple[tuple[Extent, str], ...]
     unreadable: Extents
     verified: bool
-    table_reread: bool
+    stale_table: bool
 
     @property
     def complete(self) -> bool:
@@ -43,15 +42,11 @@ def restore(
     says which state the target is in.
     """
     written = Written()
-    with told_state(written, str(plan.target.path)):
-        with TargetWriter(plan.target.path, create_bytes=plan.create_bytes) as target:
-            plan.check_target()
-            digests = write_target(
-                target, plan.layout, image.load(plan.layout.body), written, progress, partial=partial
-            )
-            if verify:
-                read_back(target, plan.layout, digests, written, progress, plan.target.logical_sector_bytes)
-            written.table_reread = plan.partition is None and target.reread_table()
+    with plan.open_target(written) as target:
+        digests = write_target(target, plan.layout, image.load(plan.layout.body), written, progress, partial=partial)
+        if verify:
+            read_back(target, plan.layout, digests, written, progress, plan.target.logical_sector_bytes)
+        stale_table = plan.partition is None and not target.reread_table()
     return RestoreResult(
         state=written.state,
         written_bytes=written.written_bytes,
@@ -59,5 +54,5 @@ def restore(
         damaged=tuple(dict.fromkeys([*plan.damaged, *written.damaged])),
         unreadable=image.unreadable.clip(plan.source),
         verified=verify,
-        table_reread=written.table_reread,
+        stale_table=stale_table,
     )

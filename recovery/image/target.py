@@ -2,7 +2,8 @@
 
 Order, so that a target cut off at any instant never looks whole::
 
-    1. the first MiB is wiped                     (from here on: partly written; of one partition: its first MiB)
+    1. the first MiB is wiped, and the old backup of the table (from here on: partly written; of one partition: its
+       first MiB)
     2. what will not be used is discarded, and stale signatures there are wiped
     3. the body, in disk order
     4. synced; then the table: its backup at the end, at last the first MiB
@@ -17,12 +18,12 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from recovery.devices.blockio import TargetWriter
-from recovery.errors import DeviceError, RecoveryError, RepositoryDamaged
+from recovery.errors import DeviceError, RepositoryDamaged
 from recovery.extent import Extent, Extents
 from recovery.image.view import LoadedPiece
 from recovery.progress import Progress
@@ -58,7 +59,7 @@ class TargetPlan:
     ``body`` holds extents of the source that are written at ``offset + shift``; ``table`` holds ``(offset, bytes)`` of
     the target, written last, the first MiB (the first here) at the very end; ``unused`` extents of the target that
     nothing is written to, ``areas`` ranges of it (the whole, and each partition, old and new) at whose ends stale
-    signatures are wiped.
+    signatures are wiped; ``wiped`` is what becomes zeros before anything else: the places of tables, old and new.
     """
 
     body: Extents
@@ -66,6 +67,7 @@ class TargetPlan:
     table: tuple[tuple[int, bytes], ...] = ()
     unused: Extents = field(default_factory=Extents)
     areas: tuple[Extent, ...] = ()
+    wiped: Extents = field(default_factory=Extents)
 
     @property
     def written(self) -> Extents:
@@ -90,7 +92,6 @@ class Written:
     written_bytes: int = 0
     discarded_bytes: int = 0
     damaged: list[tuple[Extent, str]] = field(default_factory=list)
-    table_reread: bool = False
 
 
 class PieceDigests:
@@ -110,16 +111,6 @@ class PieceDigests:
             yield Extent(offset, length), bytes(self._digests[32 * number : 32 * number + 32])
 
 
-@contextmanager
-def told_state(written: Written, name: str) -> Iterator[None]:
-    """Adds to every error which state the target is in."""
-    try:
-        yield
-    except RecoveryError as error:
-        error.message = f"{error.message}; {name} is {written.state.value}"
-        raise
-
-
 def write_target(
     target: TargetWriter,
     plan: TargetPlan,
@@ -135,10 +126,8 @@ def write_target(
     ``written``.
     """
     written.state = TargetState.PARTLY_WRITTEN
-    if plan.table:
-        first, content = plan.table[0]
-        target.write(first, _ZEROS[: len(content)])
-        target.sync()
+    _write_zeros(target, plan.wiped)
+    target.sync()
     _clear_unused(target, plan, written, progress)
     progress.phase("write", plan.body.total_bytes)
     digests = PieceDigests()
@@ -160,6 +149,11 @@ def write_target(
             written.written_bytes += run.length
             progress.advance(run.length)
         digests.add(piece.extent, piece.digest if body == piece.used else _digest_of_part(piece, body))
+    expected = plan.body.total_bytes
+    if written.written_bytes != expected:
+        raise RepositoryDamaged(
+            f"{written.written_bytes} bytes were to be had where {expected} belong", "'recovery verify' says more."
+        )
     progress.phase("sync")
     target.sync()
     for offset, data in sorted(plan.table, reverse=True):
@@ -179,7 +173,11 @@ def _clear_unused(target: TargetWriter, plan: TargetPlan, written: Written, prog
         if not target.discard(extent):
             break
         written.discarded_bytes += extent.length
-    for extent in plan.stale():
+    _write_zeros(target, plan.stale())
+
+
+def _write_zeros(target: TargetWriter, extents: Extents) -> None:
+    for extent in extents:
         for at in range(extent.offset, extent.end, len(_ZEROS)):
             target.write(at, _ZEROS[: min(len(_ZEROS), extent.end - at)])
 
@@ -207,11 +205,13 @@ def read_back(
     buffers = threading.local()
 
     def differs(extent: Extent, body: Extents, digest: bytes) -> bool:
-        room: memoryview = buffers.__dict__.get("room") or memoryview(bytearray(extent.length))
-        if len(room) < extent.length:
-            room = memoryview(bytearray(extent.length))
-        buffers.room = room
-        lost = reader.read(Extent(extent.offset + plan.shift, extent.length), body.shift(plan.shift), room)
+        if len(buffers.__dict__.setdefault("room", memoryview(b""))) < extent.length:
+            buffers.room = memoryview(bytearray(extent.length))
+        if "reader" not in buffers.__dict__:  # one each: a reader keeps what it needs for bad sectors to itself
+            buffers.reader = held.enter_context(target.reader(sector_bytes, progress.check))
+        room: memoryview = buffers.room
+        moved = Extent(extent.offset + plan.shift, extent.length)
+        lost: Extents = buffers.reader.read(moved, body.shift(plan.shift), room)
         return bool(lost) or hashlib.sha256(room[: extent.length]).digest() != digest
 
     def expect_equal(future: Future[bool], extent: Extent, length: int) -> None:
@@ -219,7 +219,7 @@ def read_back(
             raise _differs(target, Extent(extent.offset + plan.shift, extent.length))
         progress.advance(length)
 
-    with target.reader(sector_bytes) as reader, ThreadPoolExecutor(_READERS, thread_name_prefix="verify") as pool:
+    with ExitStack() as held, ThreadPoolExecutor(_READERS, thread_name_prefix="verify") as pool:
         under_way: deque[tuple[Future[bool], Extent, int]] = deque()
         try:
             for extent, digest in digests:

@@ -6,7 +6,6 @@ What is damaged is told as ranges of disks and partitions; everything else stays
 from __future__ import annotations
 
 import hashlib
-import os
 from array import array
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +21,7 @@ from recovery.repository.format import ID_BYTES, BlobType, decode_header, decode
 from recovery.repository.index import Location
 from recovery.repository.repository import Repository
 from recovery.repository.store import FileKind
+from recovery.units import worker_count
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class _PackCheck:
 
 def verify(image: SystemImage, progress: Progress) -> VerifyResult:
     """Check one image.  Raises RepositoryDamaged when its tree, manifest or maps are damaged: then all is lost."""
-    result = VerifyResult()
+    result = VerifyResult(pack_problems=list(image.problems))
     repository = image.repository
     disks = [image.disk(disk.name) for disk in image.manifest.disks]
     wanted, missing = _by_pack(image, disks)
@@ -115,7 +115,7 @@ def _check_packs(
     progress: Progress,
 ) -> Iterator[_PackCheck]:
     """Check packs, as many at a time as there are processors, so that memory holds only those."""
-    workers = max(2, os.cpu_count() or 1)
+    workers = worker_count()
     with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
         under_way: list[tuple[bytes, Future[_PackCheck]]] = []
         try:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,7 +16,7 @@ from recovery.repository.format import ID_BYTES, BlobType, Node, decode_ids
 from recovery.repository.index import Location
 from recovery.repository.repository import Repository, StoredSnapshot
 from recovery.repository.store import FileKind
-from recovery.units import KIB, MIB
+from recovery.units import KIB, MIB, worker_count
 
 #: So much of a disk is loaded at once, and so many of these windows are under way.
 _WINDOW_BYTES = 16 * MIB
@@ -30,9 +29,12 @@ _CACHED_PIECES = 8
 class SystemImage:
     """A snapshot of whole disks, opened: its manifest and its files."""
 
-    def __init__(self, repository: Repository, stored: StoredSnapshot) -> None:
-        """Raises UsageError when the snapshot is not a system image, RepositoryDamaged."""
-        self.repository, self.stored = repository, stored
+    def __init__(self, repository: Repository, stored: StoredSnapshot, problems: Sequence[str] = ()) -> None:
+        """``problems``: what is wrong with the repository's index.
+
+        Raises UsageError when the snapshot is not a system image, RepositoryDamaged.
+        """
+        self.repository, self.stored, self.problems = repository, stored, tuple(problems)
         self._nodes = {node.name: node for node in repository.load_tree(stored.snapshot.tree).nodes}
         if MANIFEST_NAME not in self._nodes:
             raise UsageError(
@@ -102,6 +104,11 @@ class DiskImage:
                 f"{record.size_bytes} belong",
                 "A repair may have dropped a damaged blob; all behind it would be shifted. Use another snapshot.",
             )
+        if self.used.total_bytes != record.used_bytes or self.unreadable.subtract(self.used):
+            raise RepositoryDamaged(
+                f"the maps of {record.image} do not agree with its manifest",
+                "Use another snapshot; run 'restic check'.",
+            )
         self._pieces: OrderedDict[int, bytes] = OrderedDict()
 
     def id_of(self, index: int) -> bytes:
@@ -168,7 +175,7 @@ class DiskImage:
 
         A piece that cannot be had comes as zeros, with its damage named.
         """
-        workers = max(2, os.cpu_count() or 1)
+        workers = worker_count()
         with ThreadPoolExecutor(workers, thread_name_prefix="load") as pool:
             under_way: deque[tuple[list[int], list[Future[dict[bytes, bytes | str]]]]] = deque()
             try:

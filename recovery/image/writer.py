@@ -12,7 +12,6 @@ A known chunk costs its hash alone.  At most ``_AHEAD`` chunks a worker are unde
 from __future__ import annotations
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,9 +26,10 @@ from recovery.image.layout import zero_id
 from recovery.repository.format import ID_BYTES, BlobType, Node
 from recovery.repository.packer import PackWriter, SealedBlob, compressor, seal_blob
 from recovery.repository.repository import Repository
-from recovery.units import MIB
+from recovery.units import MIB, worker_count
 
 _AHEAD = 3
+_MAX_UNDER_WAY = 1000
 _FILE_PIECE_BYTES = MIB
 _IDS_AT_ONCE = 4096
 
@@ -52,7 +52,7 @@ class ChunkWriter:
 
     def __init__(self, repository: Repository, packs: PackWriter, *, level: int, chunk_bytes: int) -> None:
         self._repository, self._packs, self._level = repository, packs, level
-        self._workers = max(2, os.cpu_count() or 1)
+        self._workers = worker_count()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="chunk")
         self._chunk_bytes = chunk_bytes
         self._buffers: list[memoryview] = []
@@ -77,8 +77,7 @@ class ChunkWriter:
     def put(self, buffer: memoryview, length: int) -> None:
         """Store the first ``length`` bytes of ``buffer`` as the next chunk; the buffer is not the caller's any more."""
         self._under_way.append((self._pool.submit(self._hash_and_seal, buffer[:length]), buffer, length))
-        while self._under_way and self._under_way[0][0].done():
-            self._store_oldest()
+        self._store_finished()
 
     def put_zeros(self, length: int) -> None:
         """Store ``length`` zero bytes, a piece of a hole, as the next blob."""
@@ -87,6 +86,11 @@ class ChunkWriter:
         done: Future[_Hashed] = Future()
         done.set_result((blob_id, seal_zeros(self._repository, length, self._level) if new else None))
         self._under_way.append((done, None, 0))
+        self._store_finished()
+
+    def _store_finished(self) -> None:
+        while self._under_way and (self._under_way[0][0].done() or len(self._under_way) > _MAX_UNDER_WAY):
+            self._store_oldest()
 
     def flush(self) -> None:
         """Wait until every chunk given is stored."""

@@ -222,14 +222,14 @@ class IndexPack(msgspec.Struct, frozen=True):
     """A pack in an index file."""
 
     id: str
-    blobs: list[IndexBlob]
+    blobs: list[IndexBlob] | None
 
 
 class IndexFile(msgspec.Struct, frozen=True, omit_defaults=True):
     """A file under ``index/``."""
 
-    packs: list[IndexPack] = []
-    supersedes: list[str] = []
+    packs: list[IndexPack] | None = []
+    supersedes: list[str] | None = []
 
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):

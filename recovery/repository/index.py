@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from recovery.repository.format import ID_BYTES, SEAL_BYTES, BlobType, IndexBlob, IndexFile, IndexPack, PackedBlob
@@ -103,13 +103,24 @@ class Index:
         for blob in blobs:
             self._tables[blob.type].add(blob.id, number, blob.offset, blob.length, blob.raw_length)
 
-    def add_file(self, file: IndexFile) -> None:
-        """Record what an index file says.  Raises ValueError or struct.error when it cannot be so."""
-        for pack in file.packs:
+    def add_file(self, file: IndexFile, pack_sizes: Mapping[str, int] | None = None) -> list[str]:
+        """Record what an index file says; the names of packs that were passed over.
+
+        With ``pack_sizes`` (bytes, by name) a pack that is not there, or is shorter than its blobs, is passed over.
+        Raises ValueError or struct.error when it cannot be so.
+        """
+        absent: list[str] = []
+        for pack in file.packs or ():
+            blobs = pack.blobs or ()
+            end = max((blob.offset + blob.length for blob in blobs), default=0)
+            if pack_sizes is not None and pack_sizes.get(pack.id, -1) < end:
+                absent.append(pack.id)
+                continue
             number = len(self._packs)
             self._packs.append(_id(pack.id))
-            for blob in pack.blobs:
+            for blob in blobs:
                 self._tables[blob.type].add(_id(blob.id), number, blob.offset, blob.length, blob.uncompressed_length)
+        return absent
 
     def has(self, blob_type: BlobType, blob_id: bytes) -> bool:
         """Whether the blob is known."""

@@ -1,7 +1,9 @@
 """restic's locks: taken, refreshed, respected.
 
 Source: restic's design document, "Locks", and its behaviour: a lock is a small file that is written anew every
-few minutes; it is stale when it is older than 30 minutes, or when its host is this one and its process is gone.
+few minutes; it is stale when it is older than 30 minutes, or when its host is this one and its process is gone.  Even
+then only 'restic unlock', which a person runs, passes it over: clocks of rescued machines are often hours off, and on
+a share two machines may have one name.
 To see that, 'restic unlock' sends SIGHUP to the process: who holds a lock must not end of it.
 Readers and writers hold a shared lock, what removes data (``prune``) an exclusive one.
 """
@@ -15,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
 
@@ -32,6 +35,10 @@ _SETTLE_SECONDS = 0.2
 _MAX_PID = 2**31 - 1
 
 _HINT_LOCKED = "Wait until it has ended; if it is certain that nothing else works on it, run 'restic unlock'."
+_HINT_STALE = (
+    "It looks as if its owner were gone, but a clock that is wrong or a second machine of that name looks the same: "
+    "if it is certain that nothing else works on the repository, run 'restic unlock'."
+)
 _HINT_DAMAGED = "If it is certain that nothing else works on it, run 'restic unlock --remove-all'."
 
 
@@ -67,7 +74,8 @@ class Lock:
             self._store.save(FileKind.LOCK, self._name, [sealed])
             self._thread.start()
         except BaseException:
-            self._store.remove(FileKind.LOCK, self._name)
+            with suppress(RecoveryError):  # what went wrong first is what is told
+                self._store.remove(FileKind.LOCK, self._name)
             raise
         return self
 
@@ -151,14 +159,12 @@ class Lock:
                 raise RepositoryDamaged(
                     f"{error.message}; nobody can tell whether its owner still works on the repository", _HINT_DAMAGED
                 ) from error
-            if is_stale(other, datetime.now(UTC)):
-                log.info("a stale lock of %s (process %d) is passed over", other.hostname, other.pid)
-                continue
             if other.exclusive or self._exclusive:
+                stale = is_stale(other, datetime.now(UTC))
                 raise RepositoryLocked(
                     f"the repository is locked{' exclusively' if other.exclusive else ''} by process {other.pid} on "
                     f"{other.hostname} since {other.time:%Y-%m-%d %H:%M:%S}",
-                    _HINT_LOCKED,
+                    _HINT_STALE if stale else _HINT_LOCKED,
                 )
 
 

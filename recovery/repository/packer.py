@@ -11,17 +11,22 @@ The queue between the last two holds one pack, so memory stays flat and a slow d
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import mmap
 import queue
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from types import TracebackType
 
 import zstandard
 
 from recovery.errors import DeviceError, RecoveryError, RepositoryDamaged
+from recovery.progress import Progress
 from recovery.repository.crypto import DoesNotAuthenticate
 from recovery.repository.format import (
     SEAL_BYTES,
@@ -37,7 +42,7 @@ from recovery.repository.index import Location, index_pack
 from recovery.repository.lock import Lock
 from recovery.repository.repository import Repository
 from recovery.repository.store import FileKind, file_name
-from recovery.units import MIB
+from recovery.units import MIB, worker_count
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +120,7 @@ class PackWriter:
         self._failure: RecoveryError | None = None
         self._thread = threading.Thread(target=self._write_packs, name="pack writer", daemon=True)
         self.written_bytes = 0
-        self.written_packs = 0
+        self._written = bytearray()
 
     def __enter__(self) -> PackWriter:
         self._thread.start()
@@ -160,6 +165,46 @@ class PackWriter:
             self._queue.put(None)
             self._thread.join()
         self._raise_failure()
+        if self._unpublished:
+            raise DeviceError("not everything that was stored could be published", "Run it again.")
+
+    def check_medium(self, progress: Progress) -> None:
+        """Hash every pack of this run once more as the medium gives it back, oldest first; call after ``finish``.
+
+        Each was read back when it was written.  But a counterfeit stick keeps what is newest and loses what is older:
+        only now does that show.  Raises DeviceError; the packs that are lost are removed, so that no later run counts
+        on them.
+        """
+        if not self._verify:
+            return
+        progress.phase("check the medium", self.written_bytes)
+        lost: list[str] = []
+        workers = worker_count()
+        with ThreadPoolExecutor(workers, thread_name_prefix="medium") as pool:
+            names = [self._written[at : at + 32].hex() for at in range(0, len(self._written), 32)]
+            for first in range(0, len(names), workers):
+                progress.check()
+                group = names[first : first + workers]
+                for name, size in zip(group, pool.map(self._whole_bytes, group), strict=True):
+                    progress.advance(size or 0)
+                    if size is None:
+                        lost.append(name)
+        for name in lost:
+            self._repository.store.remove(FileKind.PACK, name)
+        if lost:
+            raise DeviceError(
+                f"{len(lost)} of {len(names)} packs that were right when they were written are lost now",
+                "The destination holds less than it says (a counterfeit?) or is failing: use another. "
+                "No image was published.",
+            )
+
+    def _whole_bytes(self, name: str) -> int | None:
+        """Size of a pack that the medium gives back whole; None when it does not."""
+        try:
+            data = self._repository.store.load_uncached(FileKind.PACK, name)
+        except RecoveryError:
+            return None
+        return len(data) if hashlib.sha256(data).hexdigest() == name else None
 
     def _send(self, kind: BlobType) -> None:
         pack, self._open[kind] = self._open[kind], _Pack()
@@ -173,20 +218,27 @@ class PackWriter:
         while (pack := self._queue.get()) is not None:
             if self._failure is not None:
                 continue  # the caller is told at its next call; until then its packs are let go
-            try:
-                self._write(pack)
-                waiting = sum(len(pack.blobs) for pack in self._unpublished)
-                if waiting >= PUBLISH_BLOBS or time.monotonic() - self._published_at >= self._publish_seconds:
-                    self._publish()
-            except RecoveryError as error:
-                self._failure = error
-            except Exception as error:  # a thread must hand every failure to its owner
-                log.exception("the pack writer failed")
-                self._failure = DeviceError(f"writing a pack failed: {error}", "This is a bug: please report it.")
+            self._guarded(partial(self._write_and_publish, pack))
+        self._guarded(self._publish)  # of a full destination too: the pack that did not fit is gone
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Take a step of the writer thread; what goes wrong first is kept for its owner, whatever it is."""
         try:
-            self._publish()  # of a full destination too: the pack that did not fit is gone, and an index is small
+            step()
         except RecoveryError as error:
             self._failure = self._failure or error
+        except Exception as error:
+            log.exception("the pack writer failed")
+            self._failure = self._failure or DeviceError(
+                f"writing to the repository failed: {type(error).__name__}: {error}",
+                "Run it again; if it repeats, report it.",
+            )
+
+    def _write_and_publish(self, pack: _Pack) -> None:
+        self._write(pack)
+        waiting = sum(len(pack.blobs or ()) for pack in self._unpublished)
+        if waiting >= PUBLISH_BLOBS or time.monotonic() - self._published_at >= self._publish_seconds:
+            self._publish()
 
     def _write(self, pack: _Pack) -> None:
         header = self._repository.key.seal(encode_header(pack.blobs))
@@ -201,7 +253,7 @@ class PackWriter:
             self._repository.index.add_pack(pack_id, pack.blobs)
             self._claimed.difference_update((blob.type, blob.id) for blob in pack.blobs)
         self.written_bytes += pack.length + len(header) + 4
-        self.written_packs += 1
+        self._written += pack_id
 
     def _read_back(self, name: str, blobs: list[PackedBlob]) -> None:
         """Check a pack as the medium gives it back: every blob opened and hashed, and the header."""

@@ -24,13 +24,17 @@ from recovery.errors import DeviceError, NoRepository, RecoveryError, Repository
 from recovery.repository.crypto import DoesNotAuthenticate, Key, make_key_file, open_key_file
 from recovery.repository.format import (
     READ_VERSIONS,
+    SEAL_BYTES,
     BlobType,
     Config,
     IndexFile,
     IndexPack,
     LockFile,
+    PackedBlob,
     Snapshot,
     Tree,
+    decode_header,
+    decode_header_length,
     decode_json,
     decompress,
     encode_json,
@@ -149,19 +153,67 @@ class Repository:
 
     # -- index
 
-    def load_index(self) -> None:
-        """Read every index file.  Hold a lock first, or a concurrent prune may make it wrong."""
+    def load_index(self, *, mend: bool = False, present_only: bool = False) -> list[str]:
+        """Read every index file; what is wrong with them, in sentences.
+
+        Hold a lock first, or a concurrent prune may make it wrong.  A writer asks for ``present_only``: it must not
+        count on packs that are gone.  A reader asks to ``mend``: what a damaged index file named is read from the packs
+        themselves.  Otherwise a damaged one raises RepositoryDamaged.
+        """
         index = Index()
+        problems: list[str] = []
+        absent: list[str] = []
+        sizes = dict(self.store.list(FileKind.PACK)) if present_only else None
         for name, _ in self.store.list(FileKind.INDEX):
-            file = self.load_unpacked(FileKind.INDEX, name, IndexFile)
             try:
-                index.add_file(file)
-            except (ValueError, struct.error) as error:
-                raise RepositoryDamaged(
-                    f"the index file {name[:8]} is malformed: {error}", "Run 'restic check'."
-                ) from error
+                absent += self._enter_index_file(index, name, sizes)
+            except RepositoryDamaged as error:
+                if not mend:
+                    raise
+                problems.append(error.message)
+        if problems:
+            problems += self._index_from_packs(index)
+        if absent:
+            problems.append(
+                f"{len(absent)} packs that the index names are missing or cut short (the first is {absent[0][:8]}): "
+                "what lay in them is stored again where it is met"
+            )
         with self.index_guard:
             self.index = index
+        return problems
+
+    def _enter_index_file(self, index: Index, name: str, sizes: dict[str, int] | None) -> list[str]:
+        file = self.load_unpacked(FileKind.INDEX, name, IndexFile)
+        try:
+            return index.add_file(file, sizes)
+        except (ValueError, struct.error) as error:
+            raise RepositoryDamaged(
+                f"the index file {name[:8]} is malformed: {error}",
+                "'restic repair index' makes it anew ('restic rebuild-index' before 0.16).",
+            ) from error
+
+    def _index_from_packs(self, index: Index) -> list[str]:
+        """Enter the packs that no whole index file names, by their own headers; those that cannot be read."""
+        known = {pack.hex() for pack in index.packs()}
+        problems: list[str] = []
+        for name, size in self.store.list(FileKind.PACK):
+            if name not in known:
+                try:
+                    index.add_pack(bytes.fromhex(name), self.load_header(name, size))
+                except (RepositoryDamaged, struct.error) as error:
+                    problems.append(f"the pack {name[:8]} is in no whole index, and its header is damaged: {error}")
+        return problems
+
+    def load_header(self, name: str, size: int) -> list[PackedBlob]:
+        """The blobs of a pack of ``size`` bytes, by its own header.  Raises RepositoryDamaged."""
+        if size < 4 + SEAL_BYTES:
+            raise RepositoryDamaged(f"the pack {name[:8]} was cut short", "Run 'restic check'.")
+        length = decode_header_length(self.store.load_range(FileKind.PACK, name, size - 4, 4), size)
+        try:
+            header = self.key.open(self.store.load_range(FileKind.PACK, name, size - 4 - length, length))
+        except DoesNotAuthenticate as error:
+            raise RepositoryDamaged(f"the header of pack {name[:8]} is damaged", "Run 'restic check'.") from error
+        return decode_header(header)
 
     def save_index(self, packs: Iterable[IndexPack]) -> str:
         """Publish packs; they must be on stable storage."""

@@ -159,7 +159,13 @@ class LocalStore:
         final = self.path(kind, name)
         beside = final.with_name(f"{final.name}-tmp-{secrets.token_hex(4)}")
         with _told(f"writing to the repository {self.root}"):
-            file = _create(beside)
+            try:
+                file = _create(beside)
+            except FileNotFoundError as error:
+                raise DeviceError(
+                    f"the repository {self.root} is gone",
+                    "Was its disk unplugged or unmounted? Nothing more was written.",
+                ) from error
             try:
                 try:
                     _write_all(file, pieces)
@@ -249,7 +255,9 @@ def _create(path: Path) -> int:
     try:
         return os.open(path, flags, 0o600)
     except FileNotFoundError:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # A folder of packs may be missing; never more: if the root is gone, so is the disk that was mounted there.
+        path.parent.mkdir(exist_ok=True, mode=0o700)
+        _sync_folder(path.parent.parent)
         return os.open(path, flags, 0o600)
 
 
