@@ -170,8 +170,10 @@ def test_no_signature_is_left_of_the_old_table(cycle: Cycle) -> None:
 
 
 def test_filesystems_that_partclone_maps_are_not_captured_whole(cycle: Cycle) -> None:
-    unknown = 1 if cycle.source.sector_bytes == 4096 else 0  # F2FS with such sectors
-    assert cycle.captured.out.count("whole:") == unknown, cycle.captured.out
+    whole = [line for line in cycle.captured.out.splitlines() if "whole:" in line]
+    if cycle.source.sector_bytes == 4096:  # F2FS with such sectors: Debian 13's partclone maps it, Debian 12's does not
+        whole = [line for line in whole if "f2fs" not in line]
+    assert whole == []
 
 
 def test_the_result_says_that_it_was_read_back(cycle: Cycle) -> None:
