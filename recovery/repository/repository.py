@@ -158,7 +158,7 @@ class Repository:
 
         Hold a lock first, or a concurrent prune may make it wrong.  A writer asks for ``present_only``: it must not
         count on packs that are gone.  A reader asks to ``mend``: what a damaged index file named is read from the packs
-        themselves.  Otherwise a damaged one raises RepositoryDamaged.
+        themselves.  Otherwise a damaged one raises RepositoryDamaged, one that cannot be read DeviceError.
         """
         index = Index()
         problems: list[str] = []
@@ -167,7 +167,7 @@ class Repository:
         for name, _ in self.store.list(FileKind.INDEX):
             try:
                 absent += self._enter_index_file(index, name, sizes)
-            except RepositoryDamaged as error:
+            except (RepositoryDamaged, DeviceError) as error:
                 if not mend:
                     raise
                 problems.append(error.message)
@@ -200,7 +200,7 @@ class Repository:
             if name not in known:
                 try:
                     index.add_pack(bytes.fromhex(name), self.load_header(name, size))
-                except (RepositoryDamaged, struct.error) as error:
+                except (RepositoryDamaged, DeviceError, struct.error) as error:
                     problems.append(f"the pack {name[:8]} is in no whole index, and its header is damaged: {error}")
         return problems
 
