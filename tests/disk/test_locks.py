@@ -149,16 +149,18 @@ def test_a_prune_of_restic_under_way_stops_us_until_it_has_ended(program: Path, 
 
 
 @each_restic
-def test_what_a_killed_restic_left_is_passed_over(program: Path, repository: Path, disk: Path) -> None:
+def test_what_a_killed_prune_left_needs_a_persons_unlock(program: Path, repository: Path, disk: Path) -> None:
     line = [program, "--no-cache", "prune"]
     with subprocess.Popen(line, env=environment(repository), stdout=subprocess.DEVNULL) as pruning:
         wait_for(lambda: locks(repository), pruning)
         pruning.kill()
     assert len(locks(repository)) == 1
-    recovery(repository, "capture", disk)
+    ended = recovery(repository, "capture", disk, status=LOCKED)
+    assert "restic unlock" in ended.stderr
     assert len(locks(repository)) == 1
     restic(program, repository, "unlock")
     assert not locks(repository)
+    recovery(repository, "capture", disk)
 
 
 @each_restic

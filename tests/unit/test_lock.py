@@ -87,15 +87,29 @@ def test_one_that_was_asked_for_at_the_same_instant_is_seen_before_anything_is_w
     assert _names(repository) == {name}
 
 
-@pytest.mark.parametrize("exclusive", [False, True])
-def test_stale_locks_are_passed_over_and_left_where_they_are(repository: Repository, exclusive: bool) -> None:
+def test_stale_shared_locks_are_passed_over_and_left_where_they_are(repository: Repository) -> None:
     stale = {
-        repository.save_unpacked(FileKind.LOCK, _foreign(True, age=timedelta(minutes=31))),
-        repository.save_unpacked(FileKind.LOCK, _foreign(True, host=socket.gethostname(), pid=_gone())),
+        repository.save_unpacked(FileKind.LOCK, _foreign(False, age=timedelta(minutes=31))),
+        repository.save_unpacked(FileKind.LOCK, _foreign(False, host=socket.gethostname(), pid=_gone())),
     }
-    with repository.lock(exclusive=exclusive) as lock:
+    with repository.lock() as lock:
         lock.check()
     assert _names(repository) == stale
+
+
+@pytest.mark.parametrize("theirs", [True, False])
+def test_one_that_excludes_ours_is_respected_even_when_stale_and_its_age_is_told(
+    repository: Repository, theirs: bool
+) -> None:
+    """Clocks of rescued machines are hours off, and two machines may have one name: a person decides."""
+    for lock in (_foreign(theirs, age=timedelta(hours=3)), _foreign(theirs, host=socket.gethostname(), pid=_gone())):
+        name = repository.save_unpacked(FileKind.LOCK, lock)
+        with pytest.raises(RepositoryLocked) as raised, repository.lock(exclusive=not theirs):
+            pass
+        assert "looks as if its owner were gone" in raised.value.hint
+        assert "restic unlock" in raised.value.hint
+        assert _names(repository) == {name}
+        repository.store.remove(FileKind.LOCK, name)
 
 
 @pytest.mark.parametrize(

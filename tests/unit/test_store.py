@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recovery.errors import DestinationFull, DeviceError, NoRepository, RepositoryDamaged
+from recovery.errors import DestinationFull, DeviceError, NoRepository, RecoveryError, RepositoryDamaged
 from recovery.repository.store import FileKind, LocalStore, file_name, store_error
 
 
@@ -75,11 +75,19 @@ def test_what_is_not_a_repository_file_is_passed_over(store: LocalStore) -> None
 
 @pytest.mark.parametrize("kind", [FileKind.PACK, FileKind.LOCK, FileKind.SNAPSHOT])
 def test_a_folder_that_is_missing_is_empty_and_made_when_needed(store: LocalStore, kind: FileKind) -> None:
-    for folder in sorted((store.root / kind.value).glob("**"), reverse=True):
+    for folder in (store.root / "data").iterdir() if kind is FileKind.PACK else [store.root / kind.value]:
         folder.rmdir()
     assert list(store.list(kind)) == []
     name = _save(store, kind, b"x")
     assert list(store.list(kind)) == [(name, 1)]
+
+
+def test_a_repository_that_is_gone_is_not_begun_anew_in_its_place(store: LocalStore) -> None:
+    """Its disk was pulled out: what lies under the mount point is another disk, or memory."""
+    store.root.rename(store.root.with_name("away"))
+    with pytest.raises(RecoveryError):
+        _save(store, FileKind.PACK, b"x")
+    assert not store.root.exists()
 
 
 def test_listing_holds_while_files_come_and_go(store: LocalStore) -> None:
