@@ -15,7 +15,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,7 +41,7 @@ from tests.support.machine import CommandFailed, become_root, end_on_signals, in
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 EDITED_FILES = 50
-_PROGRAM = (sys.executable, "-c", "from recovery.cli import main; main()")
+_PROGRAM = (sys.executable, "-P", "-c", "from recovery.cli import main; main()")
 _ENVIRONMENT = {"PYTHONPATH": str(CHECKOUT)}
 _TERABYTE = 10**12
 _INDEX_FILE_BLOBS = 20_000
@@ -53,9 +52,13 @@ class Figures:
     """What was measured with one chunk size.  ``runs``: of each kind; ``bytes``: the repository's growth, by step."""
 
     chunk_bytes: int
-    runs: dict[str, list[Measured]] = field(default_factory=lambda: defaultdict(list))
+    runs: dict[str, list[Measured]] = field(default_factory=dict)
     bytes: dict[str, int] = field(default_factory=dict)
     counts: dict[str, float] = field(default_factory=dict)
+
+    def add(self, kind: str, measured: Measured) -> None:
+        """Record one run."""
+        self.runs.setdefault(kind, []).append(measured)
 
     def cpu(self, kind: str) -> float:
         """The median, in seconds."""
@@ -105,19 +108,19 @@ class Bench:
     def _round(self, figures: Figures) -> None:
         repository, target = self.fast / "repository", self.fast / "restored.img"
         self._init(repository)
-        figures.runs["first, level 1"].append(self._capture(repository, figures, 1))
+        figures.add("first, level 1", self._capture(repository, figures, 1))
         figures.bytes["first, level 1"] = folder_bytes(repository)
         shutil.rmtree(repository)
         self._init(repository)
         empty = folder_bytes(repository)
-        figures.runs["first"].append(self._capture(repository, figures))
+        figures.add("first", self._capture(repository, figures))
         first = folder_bytes(repository)
         figures.bytes["first"] = first - empty
         figures.counts |= _look_into(repository)
-        figures.runs["unchanged"].append(self._capture(repository, figures))
+        figures.add("unchanged", self._capture(repository, figures))
         figures.bytes["unchanged"] = folder_bytes(repository) - first
         options = ("--repo", str(repository), "--no-password", "--yes", "--no-verify")
-        figures.runs["restore"].append(self._measure("restore", "latest", str(target), *options))
+        figures.add("restore", self._measure("restore", "latest", str(target), *options))
         self.system.check(target)
         target.unlink()
         kept = self._kept(figures)
@@ -128,7 +131,7 @@ class Bench:
         for figures in self.figures:
             kept = self._kept(figures)
             before = folder_bytes(kept)
-            figures.runs[step].append(self._capture(kept, figures))
+            figures.add(step, self._capture(kept, figures))
             figures.bytes[step] = folder_bytes(kept) - before
 
     def _kept(self, figures: Figures) -> Path:
