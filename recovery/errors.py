@@ -38,6 +38,9 @@ class RecoveryError(Exception):
         self.message = message
         self.hint = hint
 
+    def __str__(self) -> str:
+        return self.message  # which may have grown since it was raised: what state things are in
+
 
 class UsageError(RecoveryError):
     """What was asked for makes no sense as it was asked."""

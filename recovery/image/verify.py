@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from recovery.errors import RecoveryError, RepositoryDamaged
 from recovery.extent import Extent, Extents
 from recovery.image.layout import zero_id
+from recovery.image.manifest import MANIFEST_NAME
 from recovery.image.view import DiskImage, SystemImage
 from recovery.progress import Progress
 from recovery.repository.crypto import DoesNotAuthenticate
@@ -65,8 +66,8 @@ def verify(image: SystemImage, progress: Progress) -> VerifyResult:
     result = VerifyResult(pack_problems=list(image.problems))
     repository = image.repository
     disks = [image.disk(disk.name) for disk in image.manifest.disks]
-    wanted, missing = _by_pack(image, disks)
     sizes = dict(repository.store.list(FileKind.PACK))
+    wanted, missing = _by_pack(image, disks, sizes)
     progress.phase("verify", sum(sizes.get(pack.hex(), 0) for pack in wanted))
     damaged = dict(missing)
     for check in _check_packs(repository, wanted, disks, sizes, progress):
@@ -80,26 +81,40 @@ def verify(image: SystemImage, progress: Progress) -> VerifyResult:
     return result
 
 
-def _by_pack(image: SystemImage, disks: list[DiskImage]) -> tuple[dict[bytes, list[array[int]]], dict[bytes, str]]:
-    """The pieces that each pack holds, by disk (numbers of pieces), and the blobs that no pack holds."""
+def _by_pack(
+    image: SystemImage, disks: list[DiskImage], sizes: dict[str, int]
+) -> tuple[dict[bytes, list[array[int]]], dict[bytes, str]]:
+    """The pieces that each pack holds, by disk (numbers of pieces), and the blobs that no pack holds.
+
+    Of several packs that hold a blob, one that is there is taken.
+    """
     packs: dict[bytes, list[array[int]]] = {}
     missing: dict[bytes, str] = {}
     index = image.repository.index
     for number, disk in enumerate(disks):
         for piece in range(len(disk.layout)):
             blob_id = disk.id_of(piece)
-            place = index.find(BlobType.DATA, blob_id)
+            places = list(index.find_all(BlobType.DATA, blob_id))
+            place = next((p for p in places if p.pack.hex() in sizes), places[0] if places else None)
             if place is None:
                 missing[blob_id] = f"its blob {blob_id.hex()[:8]} is in no pack"
             else:
                 packs.setdefault(place.pack, [array("I") for _ in disks])[number].append(piece)
-    tree = index.find(BlobType.TREE, bytes.fromhex(image.stored.snapshot.tree))
-    small = [name for d in image.manifest.disks for name in (d.domain, d.map)] + ["system.json"]
-    places = [tree, *(index.find(BlobType.DATA, blob_id) for name in small for blob_id in _ids(image, name))]
-    for place in places:
-        if place is not None:
-            packs.setdefault(place.pack, [array("I") for _ in disks])
+    for pack in _small_packs(image):
+        packs.setdefault(pack, [array("I") for _ in disks])
     return packs, missing
+
+
+def _small_packs(image: SystemImage) -> Iterator[bytes]:
+    """The packs that hold the image's tree, manifest and maps."""
+    index = image.repository.index
+    small = [name for disk in image.manifest.disks for name in (disk.domain, disk.map)]
+    wanted = [(BlobType.TREE, bytes.fromhex(image.stored.snapshot.tree))]
+    wanted += [(BlobType.DATA, blob_id) for name in [*small, MANIFEST_NAME] for blob_id in _ids(image, name)]
+    for kind, blob_id in wanted:
+        place = index.find(kind, blob_id)
+        if place is not None:
+            yield place.pack
 
 
 def _ids(image: SystemImage, name: str) -> Iterator[bytes]:

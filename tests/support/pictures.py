@@ -1,7 +1,8 @@
-"""Pictures for the documentation: what a command really printed, as SVG.  ``python -m tests.support.pictures OUT COMMAND...``"""
+"""Pictures for the documentation, of what a command really printed: ``python -m tests.support.pictures OUT COMMAND...``"""
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import sys
@@ -30,7 +31,7 @@ def printed_by(arguments: list[str]) -> str:
 
 def picture(title: str, text: str, place: Path) -> None:
     """Draw ``text``, with its colours, as a terminal window."""
-    console = Console(record=True, width=_COLUMNS, file=Path(os.devnull).open("w"), force_terminal=True)
+    console = Console(record=True, width=_COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(text.rstrip()))
     console.save_svg(str(place), title=title)
 
