@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disks import KIB, MIB, blank, loop, partitioned, read_at, run, sfdisk_json, sha256
+from tests.support.disks import KIB, MIB, blank, loop, overwrite, partitioned, read_at, run, sfdisk_json, sha256
 from tests.support.fleet import (
     SMALL_BYTES,
     Fleet,
@@ -221,13 +221,33 @@ def test_a_partition_that_was_left_out_cannot_be_restored(captured: Captured, tm
     assert not (tmp_path / "x").exists()
     target = noise(tmp_path / "target.img", SMALL_BYTES)
     said = recovery("restore", "latest", target, "--yes", repository=repository).said
-    assert "partition 2 was left out" in said
+    assert "Partition 2 was left out" in said
+    assert "is lost" in said
     assert sfdisk_json(target)["partitions"][1]["name"] == "root"
     for kind in ("ext4", "unknown"):
         place = captured.disk.place(kind)
         assert signatures(target, place.offset, place.length) == []
     copy = captured.disk.on(target)
     check_filesystem(copy, copy.place("vfat"))
+
+
+@pytest.mark.parametrize("start", [63, 4096], ids=["in-the-first-MiB", "behind-it"])
+def test_a_partition_that_was_left_out_stays_where_the_target_has_it(start: int, tmp_path: Path) -> None:
+    """Restored onto the disk it came from: what was left out of the image has gone on living there."""
+    script = f"label: dos\nstart={start}, size=8192, type=83\nstart=8MiB, size=4MiB, type=83\n"
+    disk, repository = partitioned(tmp_path / "disk.img", 16 * MIB, script), tmp_path / "repository"
+    overwrite(disk, 8 * MIB, os.urandom(4 * MIB))
+    system = read_at(disk, 8 * MIB, 4 * MIB)
+    recovery("init", repository=repository)
+    recovery("capture", disk, "--without", "1", repository=repository)
+    mine = os.urandom(8192 * 512)
+    overwrite(disk, start * 512, mine)
+    overwrite(disk, 8 * MIB, bytes(4 * MIB))
+    said = recovery("restore", "latest", disk, "--yes", repository=repository).said
+    assert "what the target holds there stays" in said
+    assert read_at(disk, start * 512, len(mine)) == mine
+    assert read_at(disk, 8 * MIB, 4 * MIB) == system
+    assert sfdisk_json(disk)["partitions"][0]["start"] == start
 
 
 # -- the word before the first write
@@ -297,13 +317,14 @@ def test_an_interrupt_leaves_the_target_partly_written_and_says_so(captured: Cap
 
 
 def test_a_target_that_is_too_full_is_told_as_such(captured: Captured, tmp_path: Path) -> None:
-    """On a tmpfs of 20 MiB the image file of 64 MiB can be made, but not filled."""
     small = tmp_path / "small"
     small.mkdir()
     run("mount", "-t", "tmpfs", "-osize=20m", "none", small)
     try:
         message = refused("restore", "latest", small / "new.img", "--yes", repository=captured.repository, status=23)
-        assert "partly written" in message
+        assert "untouched" in message
+        assert "20.0 MiB free" in message
+        assert not (small / "new.img").exists()
     finally:
         run("umount", small)
 

@@ -35,9 +35,7 @@ def test_pairs_in_any_order_become_sorted_disjoint_extents(some: Pairs) -> None:
 
 
 @given(pairs, pairs)
-def test_union_intersection_and_difference_are_those_of_sets(
-    a: Pairs, b: Pairs
-) -> None:
+def test_union_intersection_and_difference_are_those_of_sets(a: Pairs, b: Pairs) -> None:
     x, y = Extents(a), Extents(b)
     for made, expected in (
         (x.union(y), bytes_of(a) | bytes_of(b)),
