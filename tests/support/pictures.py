@@ -1,4 +1,4 @@
-"""Pictures of what a command really printed, for the documentation: ``python -m tests.support.pictures OUT COMMAND...``"""
+"""Pictures for the documentation: what a command really printed.  ``python -m tests.support.pictures OUT COMMAND...``"""
 
 from __future__ import annotations
 
