@@ -1,4 +1,4 @@
-"""Pictures for the documentation: what a command really printed.  ``python -m tests.support.pictures OUT COMMAND...``"""
+"""Pictures of what a command really printed.  ``python -m tests.support.pictures OUT COMMAND...``"""
 
 from __future__ import annotations
 
