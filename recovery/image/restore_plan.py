@@ -294,23 +294,30 @@ def _contents(
 def _whole_disk_plan(target: Target, record: ImageDisk, used: Extents, head: bytes, tail: bytes) -> RestorePlan:
     refuse_too_small(record.table, record.size_bytes, target.size_bytes)
     planned = plan_table_for_target(head, tail, record.size_bytes, target.size_bytes, record.logical_sector_bytes)
-    table = Extents((offset, len(data)) for offset, data in planned.writes)
+    left_out = [part for part in record.partitions if part.method == "left-out"]
+    kept, lost = _kept(target, left_out)
+    writes = tuple(_without(kept, planned.writes))  # a partition may begin within the first MiB
+    table = Extents((offset, len(data)) for offset, data in writes)
     body = used.subtract(table)
     if record.table is not None and record.table.label == "gpt" and target.size_bytes > record.size_bytes:
         # The copy at the old end has moved: left where it was, it would be a second, stale one.
         old_copy = table_extents(record.table, record.size_bytes).clip(_ends(record.size_bytes)[1])
         body = body.subtract(old_copy.subtract(Extents(entry.extent for entry in record.table.entries)))
-    left_out = [part for part in record.partitions if part.method == "left-out"]
-    kept, lost = _kept(target, left_out)
     unused = _unused(Extent(0, target.size_bytes), body.union(table), target).subtract(kept)
     places = [entry.extent for entry in (*(record.table.entries if record.table else ()), *_present(target))]
     areas = (Extent(0, target.size_bytes), Extent(0, record.size_bytes), *_clipped(places, target.size_bytes))
     # A GPT's second copy fills the last 34 sectors at most: the old one must not outlive the first by a moment.
     tail_bytes = min(34 * record.logical_sector_bytes, target.size_bytes)
     old_end = Extents([(target.size_bytes - tail_bytes, tail_bytes)]).subtract(kept)
-    layout = TargetPlan(body=body, table=planned.writes, unused=unused, areas=areas, wiped=table.union(old_end))
+    layout = TargetPlan(body=body, table=writes, unused=unused, areas=areas, wiped=table.union(old_end))
     findings = (*record.findings, *planned.findings, *lost)
     return RestorePlan(target, Extent(0, record.size_bytes), layout, findings=findings)
+
+
+def _without(kept: Extents, writes: Sequence[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
+    for offset, data in writes:
+        for run in Extents([(offset, len(data))]).subtract(kept):
+            yield run.offset, data[run.offset - offset : run.end - offset]
 
 
 def _kept(target: Target, left_out: Sequence[ImagePartition]) -> tuple[Extents, list[str]]:
