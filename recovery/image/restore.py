@@ -43,9 +43,12 @@ def restore(
     """
     written = Written()
     with plan.open_target(written) as target:
-        digests = write_target(target, plan.layout, image.load(plan.layout.body), written, progress, partial=partial)
+        # What is read back is hashed and compared with the chunk's id: to hash it before too would say no more.
+        pieces = image.load(plan.layout.body, hashed=partial or not verify)
+        digests = write_target(target, plan.layout, pieces, written, progress, partial=partial)
         if verify:
-            read_back(target, plan.layout, digests, written, progress, plan.target.logical_sector_bytes)
+            sector_bytes = plan.target.logical_sector_bytes
+            read_back(target, plan.layout, digests, written, progress, sector_bytes, lambda at: image.read(*at))
         stale_table = plan.partition is None and not target.reread_table()
     return RestoreResult(
         state=written.state,

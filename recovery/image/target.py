@@ -16,7 +16,7 @@ import hashlib
 import threading
 from array import array
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -183,7 +183,14 @@ def _write_zeros(target: TargetWriter, extents: Extents) -> None:
 
 
 def _digest_of_part(piece: LoadedPiece, body: Extents) -> bytes:
-    """SHA-256 of the piece with zeros where it was not written: the table's place is written apart."""
+    """SHA-256 of the piece with zeros where it was not written: the table's place is written apart.
+
+    Raises RepositoryDamaged when the piece is not what its own digest says: no read-back would compare that.
+    """
+    if hashlib.sha256(piece.data).digest() != piece.digest:
+        raise RepositoryDamaged(
+            f"the chunk at byte {piece.extent.offset} has another content than its name says", "Run 'recovery verify'."
+        )
     part = bytearray(piece.extent.length)
     for run in body:
         low, high = run.offset - piece.extent.offset, run.end - piece.extent.offset
@@ -198,8 +205,12 @@ def read_back(
     written: Written,
     progress: Progress,
     sector_bytes: int,
+    check_source: Callable[[Extent], object] = bool,
 ) -> None:
-    """Read what was written past the cache and compare.  Raises DeviceError at the first difference."""
+    """Read what was written past the cache and compare.
+
+    Raises DeviceError at the first difference, or what ``check_source`` raises of that extent of the source.
+    """
     target.drop_cache()
     progress.phase("verify", plan.body.total_bytes)
     buffers = threading.local()
@@ -216,6 +227,7 @@ def read_back(
 
     def expect_equal(future: Future[bool], extent: Extent, length: int) -> None:
         if future.result():
+            check_source(extent)
             raise _differs(target, Extent(extent.offset + plan.shift, extent.length))
         progress.advance(length)
 

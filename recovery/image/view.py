@@ -170,17 +170,20 @@ class DiskImage:
                 self._pieces.popitem(last=False)
         return self._pieces[index]
 
-    def load(self, wanted: Extents) -> Iterator[LoadedPiece]:
+    def load(self, wanted: Extents, *, hashed: bool = True) -> Iterator[LoadedPiece]:
         """The pieces that touch ``wanted``, in disk order, holes left out; several processors open them ahead.
 
-        A piece that cannot be had comes as zeros, with its damage named.
+        A piece that cannot be had comes as zeros, with its damage named.  Without ``hashed`` the caller compares hashes
+        itself, after it has used the pieces.
         """
         workers = worker_count()
         with ThreadPoolExecutor(workers, thread_name_prefix="load") as pool:
             under_way: deque[tuple[list[int], list[Future[dict[bytes, bytes | str]]]]] = deque()
             try:
                 for window in self._windows(wanted):
-                    under_way.append((window, [pool.submit(self._open_span, span) for span in self._spans(window)]))
+                    under_way.append(
+                        (window, [pool.submit(self._open_span, span, hashed) for span in self._spans(window)])
+                    )
                     if len(under_way) >= _WINDOWS_AHEAD:
                         yield from self._finished(*under_way.popleft())
                 while under_way:
@@ -226,7 +229,7 @@ class DiskImage:
         if span:
             yield span
 
-    def _open_span(self, span: list[tuple[bytes, Location]]) -> dict[bytes, bytes | str]:
+    def _open_span(self, span: list[tuple[bytes, Location]], hashed: bool) -> dict[bytes, bytes | str]:
         """Read one range of a pack and open its blobs; for a damaged one, any other copy, or else what is wrong."""
         start = span[0][1].offset
         end = max(place.offset + place.length for _, place in span)
@@ -240,7 +243,7 @@ class DiskImage:
         for blob_id, place in span:
             try:
                 part = sealed[place.offset - start : place.offset - start + place.length]
-                opened[blob_id] = self.repository.open_blob(part, blob_id, place)
+                opened[blob_id] = self.repository.open_blob(part, blob_id, place, hashed=hashed)
             except RepositoryDamaged:
                 opened[blob_id] = self._any_copy(blob_id)
         return opened
