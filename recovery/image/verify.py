@@ -19,7 +19,7 @@ from recovery.image.view import DiskImage, SystemImage
 from recovery.progress import Progress
 from recovery.repository.crypto import DoesNotAuthenticate
 from recovery.repository.format import ID_BYTES, BlobType, decode_header, decode_header_length, decode_ids
-from recovery.repository.index import Location
+from recovery.repository.index import Index, Location
 from recovery.repository.repository import Repository
 from recovery.repository.store import FileKind
 from recovery.units import worker_count
@@ -94,25 +94,30 @@ def _by_pack(
     for number, disk in enumerate(disks):
         for piece in range(len(disk.layout)):
             blob_id = disk.id_of(piece)
-            places = list(index.find_all(BlobType.DATA, blob_id))
-            place = next((p for p in places if p.pack.hex() in sizes), places[0] if places else None)
+            place = _place(index, BlobType.DATA, blob_id, sizes)
             if place is None:
                 missing[blob_id] = f"its blob {blob_id.hex()[:8]} is in no pack"
             else:
                 packs.setdefault(place.pack, [array("I") for _ in disks])[number].append(piece)
-    for pack in _small_packs(image):
+    for pack in _small_packs(image, sizes):
         packs.setdefault(pack, [array("I") for _ in disks])
     return packs, missing
 
 
-def _small_packs(image: SystemImage) -> Iterator[bytes]:
+def _place(index: Index, kind: BlobType, blob_id: bytes, sizes: dict[str, int]) -> Location | None:
+    """Where a blob lies: in a pack that is there, if any is."""
+    places = list(index.find_all(kind, blob_id))
+    return next((place for place in places if place.pack.hex() in sizes), places[0] if places else None)
+
+
+def _small_packs(image: SystemImage, sizes: dict[str, int]) -> Iterator[bytes]:
     """The packs that hold the image's tree, manifest and maps."""
     index = image.repository.index
     small = [name for disk in image.manifest.disks for name in (disk.domain, disk.map)]
     wanted = [(BlobType.TREE, bytes.fromhex(image.stored.snapshot.tree))]
     wanted += [(BlobType.DATA, blob_id) for name in [*small, MANIFEST_NAME] for blob_id in _ids(image, name)]
     for kind, blob_id in wanted:
-        place = index.find(kind, blob_id)
+        place = _place(index, kind, blob_id, sizes)
         if place is not None:
             yield place.pack
 
