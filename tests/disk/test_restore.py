@@ -299,9 +299,9 @@ def test_with_nobody_to_ask_it_is_refused(captured: Captured, tmp_path: Path) ->
 
 
 def test_an_interrupt_leaves_the_target_partly_written_and_says_so(captured: Captured, tmp_path: Path) -> None:
-    target = noise(tmp_path / "target.img", 600 * MIB)
+    target = noise(tmp_path / "target.img", 200 * MIB)
     repository = tmp_path / "repository"
-    disk = noise(tmp_path / "disk.img", 400 * MIB)
+    disk = noise(tmp_path / "disk.img", 160 * MIB)
     recovery("init", repository=repository)
     recovery("capture", disk, "--level", "1", "--no-verify", repository=repository)
     process = start("restore", "latest", target, "--yes", "--json", repository=repository)
@@ -313,7 +313,7 @@ def test_an_interrupt_leaves_the_target_partly_written_and_says_so(captured: Cap
     assert read_at(target, 0, MIB) == bytes(MIB)
     assert list((repository / "locks").iterdir()) == []
     recovery("restore", "latest", target, "--yes", repository=repository)
-    assert equal_ranges(disk, target, [(0, 400 * MIB)])
+    assert equal_ranges(disk, target, [(0, 160 * MIB)])
 
 
 def test_a_target_that_is_too_full_is_told_as_such(captured: Captured, tmp_path: Path) -> None:
