@@ -14,11 +14,17 @@ import random
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recovery.repository.crypto import make_key_file
+from recovery.repository.repository import Repository
+from recovery.repository.store import FileKind, file_name
 from tests.support.disks import MIB, sha256
 from tests.support.images import (
     PARTITION_START,
@@ -73,6 +79,36 @@ def captured_version_1(small: Path, tmp_path_factory: pytest.TempPathFactory) ->
     recovery(repository, "init", "--format-version", "1")
     capture(repository, small)
     return repository
+
+
+MadeBy = Callable[[Path, int, Path], Path]
+
+
+@pytest.fixture(scope="module")
+def made_by(tmp_path_factory: pytest.TempPathFactory) -> MadeBy:
+    """Copies of empty repositories that restic made.
+
+    restic measures how slow a key may be, and each command then takes that long: once opened with restic's own key,
+    they get a quick one.
+    """
+
+    @cache
+    def pattern(program: Path, version: int) -> Path:
+        repository = tmp_path_factory.mktemp("made") / "repository"
+        restic(program, repository, "init", "--repository-version", version)
+        opened = Repository.open(repository, PASSWORD)
+        assert opened.config.version == version
+        (slow,) = (repository / "keys").iterdir()
+        data = make_key_file(opened.key, PASSWORD, datetime.now(UTC), "somebody", "here")
+        opened.store.save(FileKind.KEY, file_name([data]), [data])
+        slow.unlink()
+        return repository
+
+    def copied(program: Path, version: int, place: Path) -> Path:
+        shutil.copytree(pattern(program, version), place)
+        return place
+
+    return copied
 
 
 def snapshots(program: Path, repository: Path) -> list[dict[str, Any]]:
@@ -311,11 +347,10 @@ class TestResticChangesOurs:
 
     @each_restic
     def test_copy_into_another_repository_restores_from_there(
-        self, program: Path, changing: tuple[Path, Path], tmp_path: Path
+        self, program: Path, changing: tuple[Path, Path], tmp_path: Path, made_by: MadeBy
     ) -> None:
         repository, disk = changing
-        other = tmp_path / "other"
-        restic(program, other, "init")
+        other = made_by(program, 2, tmp_path / "other")
         from_there = {"RESTIC_FROM_REPOSITORY": str(repository), "RESTIC_FROM_PASSWORD": PASSWORD}
         (tmp_path / "password").write_text(PASSWORD)
         words = ["copy", "--from-repo", repository, "--from-password-file", tmp_path / "password"]
@@ -381,9 +416,10 @@ class TestResticChangesOurs:
 class TestWeReadRestics:
     @each_restic
     @pytest.mark.parametrize("version", [1, 2])
-    def test_files_and_images_live_side_by_side(self, program: Path, version: int, small: Path, tmp_path: Path) -> None:
-        repository = tmp_path / "repository"
-        restic(program, repository, "init", "--repository-version", version)
+    def test_files_and_images_live_side_by_side(
+        self, program: Path, version: int, small: Path, tmp_path: Path, made_by: MadeBy
+    ) -> None:
+        repository = made_by(program, version, tmp_path / "repository")
         files = small.with_name("disk.img.files")
         restic(program, repository, "backup", "--host", "h", "--tag", "a", "--tag", "b", files)
         (listed,) = json.loads(recovery(repository, "snapshots", "--json").stdout)
@@ -405,10 +441,9 @@ class TestWeReadRestics:
 
     @each_restic
     def test_an_image_still_restores_after_restic_pruned_its_own_files_away(
-        self, program: Path, small: Path, tmp_path: Path
+        self, program: Path, small: Path, tmp_path: Path, made_by: MadeBy
     ) -> None:
-        repository = tmp_path / "repository"
-        restic(program, repository, "init")
+        repository = made_by(program, 2, tmp_path / "repository")
         restic(program, repository, "backup", "--host", "h", small.with_name("disk.img.files"))
         image = capture(repository, small)
         (files,) = [s["id"] for s in snapshots(program, repository) if s["hostname"] == "h"]
