@@ -43,8 +43,8 @@ def restore(
     """
     written = Written()
     with plan.open_target(written) as target:
-        # What is read back is hashed and compared with the chunk's id: to hash it before too would say no more.
-        pieces = image.load(plan.layout.body, hashed=partial or not verify)
+        # Every chunk is authenticated as it is opened; its hash is compared with its id where it is read back.
+        pieces = image.load(plan.layout.body, hashed=partial)
         digests = write_target(target, plan.layout, pieces, written, progress, partial=partial)
         if verify:
             sector_bytes = plan.target.logical_sector_bytes

@@ -14,7 +14,7 @@ from recovery.image.layout import Layout, make_layout, zero_id
 from recovery.image.manifest import MANIFEST_NAME, ImageDisk, Manifest, decode_manifest
 from recovery.repository.format import ID_BYTES, BlobType, Node, decode_ids
 from recovery.repository.index import Location
-from recovery.repository.repository import Repository, StoredSnapshot
+from recovery.repository.repository import Repository, StoredSnapshot, scratch
 from recovery.repository.store import FileKind
 from recovery.units import KIB, MIB, worker_count
 
@@ -234,9 +234,10 @@ class DiskImage:
         start = span[0][1].offset
         end = max(place.offset + place.length for _, place in span)
         opened: dict[bytes, bytes | str] = {}
+        pack = span[0][1].pack.hex()
         try:
-            sealed = memoryview(
-                self.repository.store.load_range(FileKind.PACK, span[0][1].pack.hex(), start, end - start)
+            sealed = self.repository.store.load_range(
+                FileKind.PACK, pack, start, end - start, lambda length: scratch("span", length)
             )
         except (RepositoryDamaged, DeviceError):
             sealed = memoryview(b"")

@@ -87,13 +87,22 @@ class Key:
 
     def open(self, sealed: bytes | memoryview) -> bytes:
         """The plaintext.  Raises DoesNotAuthenticate."""
+        return bytes(self.open_into(sealed, bytearray(len(sealed))))
+
+    def open_into(self, sealed: bytes | memoryview, room: bytearray) -> memoryview:
+        """The plaintext, in the first bytes of ``room``, which must be as long as ``sealed``.
+
+        Raises DoesNotAuthenticate.
+        """
         view = memoryview(sealed)
         if len(view) < SEAL_BYTES:
             raise DoesNotAuthenticate
         nonce, ciphertext, mac = view[:_NONCE_BYTES], view[_NONCE_BYTES:-_MAC_BYTES], view[-_MAC_BYTES:]
         if not hmac.compare_digest(self._mac(nonce, ciphertext), mac):
             raise DoesNotAuthenticate
-        return Cipher(algorithms.AES(self.encrypt), modes.CTR(bytes(nonce))).decryptor().update(ciphertext)
+        plain = memoryview(room)[: len(ciphertext)]
+        Cipher(algorithms.AES(self.encrypt), modes.CTR(bytes(nonce))).decryptor().update_into(ciphertext, plain)
+        return plain
 
 
 def make_key_file(master: Key, password: str, created: datetime, username: str, hostname: str) -> bytes:

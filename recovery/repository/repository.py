@@ -208,7 +208,7 @@ class Repository:
         """The blobs of a pack of ``size`` bytes, by its own header.  Raises RepositoryDamaged."""
         if size < 4 + SEAL_BYTES:
             raise RepositoryDamaged(f"the pack {name[:8]} was cut short", "Run 'restic check'.")
-        length = decode_header_length(self.store.load_range(FileKind.PACK, name, size - 4, 4), size)
+        length = decode_header_length(bytes(self.store.load_range(FileKind.PACK, name, size - 4, 4)), size)
         try:
             header = self.key.open(self.store.load_range(FileKind.PACK, name, size - 4 - length, length))
         except DoesNotAuthenticate as error:
@@ -243,11 +243,10 @@ class Repository:
         """
         what = f"the blob {blob_id.hex()[:8]} in pack {place.pack.hex()[:8]}"
         try:
-            plain = self.key.open(sealed)
+            opened = self.key.open_into(sealed, scratch("opened", len(sealed)))
         except DoesNotAuthenticate as error:
             raise RepositoryDamaged(f"{what} is damaged: it does not authenticate", "Run 'recovery verify'.") from error
-        if place.raw_length:
-            plain = decompress(plain, place.raw_length, what)
+        plain = decompress(opened, place.raw_length, what) if place.raw_length else bytes(opened)
         if hashed and hashlib.sha256(plain).digest() != blob_id:
             raise RepositoryDamaged(f"{what} is damaged: it has another content", "Run 'recovery verify'.")
         return plain
@@ -354,6 +353,17 @@ def _find_key(store: LocalStore, password: str) -> Key:
             "Restore the folder 'keys' from a copy of the repository.",
         )
     raise RepositoryDamaged(f"the repository {store} has no key file", "Restore the folder 'keys' from a copy.")
+
+
+_rooms = threading.local()
+
+
+def scratch(name: str, length: int) -> bytearray:
+    """At least ``length`` bytes of this thread's own, used again at each call with that name: new pages cost."""
+    rooms: dict[str, bytearray] = _rooms.__dict__
+    if len(rooms.get(name, b"")) < length:
+        rooms[name] = bytearray(length)
+    return rooms[name]
 
 
 def process_identity() -> tuple[str, int, int]:

@@ -16,7 +16,7 @@ import hashlib
 import mmap
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -106,8 +106,13 @@ class LocalStore:
             except FileNotFoundError as error:
                 raise _missing(kind, name) from error
 
-    def load_range(self, kind: FileKind, name: str, offset: int, length: int) -> bytes:
-        """``length`` bytes at ``offset``.  Raises as ``load``, and RepositoryDamaged when the file is shorter."""
+    def load_range(
+        self, kind: FileKind, name: str, offset: int, length: int, room: Callable[[int], bytearray] = bytearray
+    ) -> memoryview:
+        """``length`` bytes at ``offset``, read into what ``room`` gives for that length.
+
+        Raises as ``load``, and RepositoryDamaged when the file is shorter.
+        """
         with _told(f"reading {kind.value}/{name[:8]} of the repository"):
             try:
                 file = os.open(self.path(kind, name), os.O_RDONLY | os.O_CLOEXEC)
@@ -115,10 +120,15 @@ class LocalStore:
                 raise _missing(kind, name) from error
             try:
                 # A damaged index may name any length: nothing is allocated for what cannot be there.
-                data = os.pread(file, length, offset) if os.fstat(file).st_size >= offset + length else b""
+                there = os.fstat(file).st_size >= offset + length
+                data = memoryview(room(length) if there else b"")[:length]
+                done = 0
+                while there and done < length:
+                    count = os.preadv(file, [data[done:]], offset + done)
+                    there, done = count > 0, done + count
             finally:
                 os.close(file)
-        if len(data) != length:
+        if not there:
             raise RepositoryDamaged(f"the file {kind.value}/{name} is shorter than it should be", "Run 'restic check'.")
         return data
 
