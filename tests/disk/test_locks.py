@@ -134,7 +134,7 @@ def test_restic_sees_our_exclusive_lock(program: Path, repository: Path) -> None
 @each_restic
 def test_a_prune_of_restic_under_way_stops_us_until_it_has_ended(program: Path, repository: Path, disk: Path) -> None:
     recovery(repository, "capture", disk)
-    line = [program, "--no-cache", "prune"]
+    line: list[str | Path] = [program, "--no-cache", "prune"]
     with subprocess.Popen(line, env=environment(repository), stdout=subprocess.DEVNULL) as pruning:
         wait_for(lambda: locks(repository), pruning)  # it waits a moment before it goes on, so it is caught there
         pruning.send_signal(signal.SIGSTOP)
@@ -150,7 +150,7 @@ def test_a_prune_of_restic_under_way_stops_us_until_it_has_ended(program: Path, 
 
 @each_restic
 def test_what_a_killed_prune_left_needs_a_persons_unlock(program: Path, repository: Path, disk: Path) -> None:
-    line = [program, "--no-cache", "prune"]
+    line: list[str | Path] = [program, "--no-cache", "prune"]
     with subprocess.Popen(line, env=environment(repository), stdout=subprocess.DEVNULL) as pruning:
         wait_for(lambda: locks(repository), pruning)
         pruning.kill()

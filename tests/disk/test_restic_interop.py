@@ -95,7 +95,7 @@ def made_by(tmp_path_factory: pytest.TempPathFactory) -> MadeBy:
     @cache
     def pattern(program: Path, version: int) -> Path:
         repository = tmp_path_factory.mktemp("made") / "repository"
-        restic(program, repository, "init", "--repository-version", version)
+        restic(program, repository, "init", "--repository-version", str(version))
         opened = Repository.open(repository, PASSWORD)
         assert opened.config.version == version
         (slow,) = (repository / "keys").iterdir()
@@ -205,7 +205,7 @@ class TestResticReadsOurs:
         disk: Path = request.getfixturevalue("big" if version == 2 else "small")
         used = domain(program, repository)
         edges = [0, *(edge for pair in used for edge in pair), disk.stat().st_size]
-        line = [program, "--no-cache", "dump", "latest", "/disk.img"]
+        line: list[str | Path] = [program, "--no-cache", "dump", "latest", "/disk.img"]
         with (
             subprocess.Popen(line, env=environment(repository), stdout=subprocess.PIPE) as dumping,
             disk.open("rb") as f,
@@ -262,7 +262,7 @@ class TestResticReadsOurs:
     @pytest.mark.skipif(shutil.which("fusermount") is None, reason="fusermount is not installed (package fuse3)")
     @each_restic
     def test_mount_gives_any_part_of_the_disk(self, program: Path, captured: Path, big: Path, tmp_path: Path) -> None:
-        line = [program, "--no-cache", "mount", str(tmp_path)]
+        line: list[str | Path] = [program, "--no-cache", "mount", str(tmp_path)]
         with subprocess.Popen(line, env=environment(captured), stdout=subprocess.DEVNULL) as mounting:
             try:
                 image = tmp_path / "snapshots" / "latest" / "disk.img"
@@ -353,7 +353,7 @@ class TestResticChangesOurs:
         other = made_by(program, 2, tmp_path / "other")
         from_there = {"RESTIC_FROM_REPOSITORY": str(repository), "RESTIC_FROM_PASSWORD": PASSWORD}
         (tmp_path / "password").write_text(PASSWORD)
-        words = ["copy", "--from-repo", repository, "--from-password-file", tmp_path / "password"]
+        words: list[str | Path] = ["copy", "--from-repo", repository, "--from-password-file", tmp_path / "password"]
         restic(program, other, *words, more=from_there)
         assert len(snapshots(program, other)) == 3
         recovery(other, "verify")

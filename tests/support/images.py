@@ -112,8 +112,7 @@ def gpt_disk(path: Path, size: int, partition: int, *, seed: int = 1, content_mi
         (files / "folder" / f"random-{number}").write_bytes(generator.randbytes(MIB - 4321 * number))
     (files / "text").write_text("a line of text\n" * 20_000)
     options = f"offset={PARTITION_START},nodiscard,root_owner=0:0"
-    line = ["mkfs.ext4", "-q", "-F", "-E", options, "-d", files, path, f"{partition // KIB}k"]
-    run(*line)
+    run("mkfs.ext4", "-q", "-F", "-E", options, "-d", files, path, f"{partition // KIB}k")
     return path
 
 

@@ -86,7 +86,7 @@ def _names(repository: Repository, kind: FileKind) -> list[str]:
 
 def _named_packs(repository: Repository) -> set[str]:
     files = (repository.load_unpacked(FileKind.INDEX, n, IndexFile) for n in _names(repository, FileKind.INDEX))
-    return {pack.id for file in files for pack in file.packs}
+    return {pack.id for file in files for pack in file.packs or ()}
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
