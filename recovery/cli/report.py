@@ -192,7 +192,7 @@ def tell_restore(output: Output, plan: RestorePlan, result: RestoreResult) -> No
     name = plan.target.path
     output.say(f"{format_bytes(result.written_bytes)} written; {name} is {result.state.value}.")
     if result.state is TargetState.NOT_VERIFIED:
-        output.say("Every chunk was authenticated, but NOT hashed and NOT read back (--no-verify).")
+        output.say("It was NOT read back (--no-verify).")
     for extent, reason in result.damaged[:_SHOWN_AREAS]:
         output.say(
             f"  Zeros, because the repository is damaged: {extent.length} bytes at byte {extent.offset}: {reason}"
