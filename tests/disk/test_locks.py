@@ -67,7 +67,8 @@ def repository(empty: Path, tmp_path: Path) -> Path:
 
 
 def locks(repository: Path) -> list[Path]:
-    return sorted((repository / "locks").iterdir())
+    """The lock files; not what is still being written, which has another name."""
+    return sorted(path for path in (repository / "locks").iterdir() if len(path.name) == 64)
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
