@@ -90,7 +90,7 @@ def capture_command(
         raise UsageError("--only and --without go with one disk", "Capture the disks one by one.")
     chunk_bytes = _chunk_bytes(chunk_size)
     repository = common.open()
-    with repository.lock() as lock, output.work(progress) as work, ExitStack() as held:
+    with output.work(progress) as work, repository.lock() as lock, ExitStack() as held:
         for problem in repository.load_index(present_only=True):
             output.warn(problem)
         plan = plan_capture(
