@@ -361,7 +361,7 @@ _rooms = threading.local()
 def scratch(name: str, length: int) -> bytearray:
     """At least ``length`` bytes of this thread's own, used again at each call with that name: new pages cost."""
     rooms: dict[str, bytearray] = _rooms.__dict__
-    if len(rooms.get(name, b"")) < length:
+    if name not in rooms or len(rooms[name]) < length:
         rooms[name] = bytearray(length)
     return rooms[name]
 

@@ -112,7 +112,7 @@ def sfdisk_json(path: Path, sector_bytes: int = 512) -> dict[str, Any]:
         text = run("sfdisk", "--json", path)
     else:
         with loop(path, sector_bytes=sector_bytes, read_only=True) as device:
-            text = run("sfdisk", "--json", device)
+            text = run("sfdisk", "--json", device).replace(str(device), str(path))  # which device it was says nothing
     table: dict[str, Any] = json.loads(text)["partitiontable"]
     return table
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.disks import KIB, MIB, overwrite, partitioned, run
+from tests.support.disks import KIB, MIB, loop, overwrite, partitioned, run
 
 PROJECT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse"
@@ -118,7 +118,8 @@ def gpt_disk(path: Path, size: int, partition: int, *, seed: int = 1, content_mi
 
 def free_blocks(path: Path, offset: int) -> Iterator[tuple[int, int]]:
     """Byte ranges of the disk that dumpe2fs calls free, as (start, end)."""
-    said = run("dumpe2fs", f"{path}?offset={offset}")
+    with loop(path, offset=offset, read_only=True) as device:
+        said = run("dumpe2fs", device)
     size = int(re.findall(r"^Block size:\s+(\d+)", said, re.M)[0])
     for line in re.findall(r"^  Free blocks: (\d.*)$", said, re.M):
         for part in line.split(", "):
