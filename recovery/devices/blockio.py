@@ -146,17 +146,18 @@ class SourceReader(_Device):
         ``used`` holds absolute offsets.  The extents returned could not be read and are zeros too.
         Raises DeviceError when the device is gone.
         """
+        inside = used.clip(extent)
         filled = extent.offset
         unreadable: list[Extent] = []
-        for run in _merge_near(used.clip(extent)):
+        for run in _merge_near(inside):
             _zero(buffer, filled - extent.offset, run.offset - extent.offset)
             unreadable += self._read_run(run, buffer[run.offset - extent.offset : run.end - extent.offset])
             filled = run.end
         _zero(buffer, filled - extent.offset, extent.length)
-        for gap in used.clip(extent).invert(extent):
+        for gap in inside.invert(extent):
             if gap.length < _READ_THROUGH_BYTES:
                 _zero(buffer, gap.offset - extent.offset, gap.end - extent.offset)
-        return Extents(unreadable).intersect(used) if unreadable else Extents()
+        return Extents(unreadable).intersect(inside) if unreadable else Extents()
 
     def drop_cache(self, before: int) -> None:
         """Give the page cache below the offset ``before`` back."""

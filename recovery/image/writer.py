@@ -39,12 +39,10 @@ _Hashed = tuple[bytes, SealedBlob | None]
 
 @dataclass(slots=True)
 class StoreCounters:
-    """What went into the repository, in bytes of disk content and in blobs."""
+    """What went into the repository, in bytes of disk content."""
 
     new_bytes: int = 0
     known_bytes: int = 0
-    new_blobs: int = 0
-    tree_blobs: int = 0
 
 
 class ChunkWriter:
@@ -120,7 +118,6 @@ class ChunkWriter:
         else:
             self._packs.add(sealed)
             self.counters.new_bytes += length
-            self.counters.new_blobs += 1
 
 
 def seal_zeros(repository: Repository, length: int, level: int) -> SealedBlob:

@@ -29,7 +29,6 @@ from recovery.errors import DeviceError, RecoveryError, RepositoryDamaged
 from recovery.progress import Progress
 from recovery.repository.crypto import DoesNotAuthenticate
 from recovery.repository.format import (
-    SEAL_BYTES,
     BlobType,
     IndexPack,
     PackedBlob,
@@ -295,6 +294,3 @@ def check_pack(repository: Repository, name: str, data: memoryview, blobs: list[
     for blob in blobs:
         place = Location(pack_id, blob.offset, blob.length, blob.raw_length)
         repository.open_blob(data[blob.offset : blob.offset + blob.length], blob.id, place)
-
-
-__all__ = ["PACK_BYTES", "SEAL_BYTES", "PackWriter", "SealedBlob", "check_pack", "compressor", "seal_blob"]
