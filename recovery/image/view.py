@@ -18,9 +18,10 @@ from recovery.repository.repository import Repository, StoredSnapshot, scratch
 from recovery.repository.store import FileKind
 from recovery.units import KIB, MIB, worker_count
 
-#: So much of a disk is loaded at once, and so many of these windows are under way.
-_WINDOW_BYTES = 16 * MIB
-_WINDOWS_AHEAD = 4
+#: So much of a disk is loaded at once, and so many of these windows are under way.  Small, so that what a worker reads
+#: is still in its processor's cache when it is opened: 16 MiB took an eighth longer.
+_WINDOW_BYTES = 4 * MIB
+_WINDOWS_AHEAD = 8
 #: Blobs of one pack that lie nearer to each other than this are read in one go.
 _PACK_GAP_BYTES = 256 * KIB
 _CACHED_PIECES = 8
