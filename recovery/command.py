@@ -9,12 +9,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import select
 import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,14 +110,12 @@ def run(
     program = require_program(name, needed_for)
     line = [os.fspath(program), *(os.fspath(argument) for argument in arguments[1:])]
     log.debug("run %s", shlex.join(line))
-    inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-    clean = {**inherited, "PATH": SEARCH_PATH, "LC_ALL": "C", "LANGUAGE": "C", **(environment or {})}
     process = subprocess.Popen(
         line,
         stdin=subprocess.DEVNULL if input is None else subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=clean,
+        env=_environment(environment),
         process_group=0,  # Ctrl-C is ours to answer: a map that it cut off would be taken for a refusal
     )
     _running.add(process)
@@ -134,10 +135,80 @@ def run(
     return completed
 
 
+@contextmanager
+def companion(
+    arguments: Sequence[str | os.PathLike[str]],
+    *,
+    needed_for: str,
+    first: bytes = b"",
+    ready: bytes,
+    timeout_seconds: float = 60,
+) -> Iterator[int]:
+    """A program that runs beside us for the time of a ``with`` block; its process id.
+
+    It gets ``first`` as its input, says the line ``ready`` when it is, and ends when its input ends: so it also ends
+    with us, whatever ends us.  Raises ProgramMissing, or DeviceError with what it said instead.
+    """
+    name = os.fspath(arguments[0])
+    program = require_program(name, needed_for)
+    line = [os.fspath(program), *(os.fspath(argument) for argument in arguments[1:])]
+    log.debug("run beside us %s", shlex.join(line))
+    with tempfile.TemporaryFile() as complaints:
+        process = subprocess.Popen(
+            line,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env=_environment(),
+            process_group=0,
+        )
+        _running.add(process)
+        try:
+            if not _gets_ready(process, first, ready, timeout_seconds):
+                _end(process)
+                complaints.seek(0)
+                said = [text for text in complaints.read().decode(errors="replace").splitlines() if text.strip()]
+                raise DeviceError(
+                    f"{needed_for} failed: {said[-1].strip() if said else 'its helper did not get ready'}",
+                    f"It was run as: {shlex.join(line)}",
+                )
+            yield process.pid
+        finally:
+            if process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    process.stdin.close()
+            try:
+                process.wait(timeout=_KILL_SECONDS)
+            except subprocess.TimeoutExpired:
+                _end(process)
+            if process.stdout is not None:
+                process.stdout.close()
+            _running.discard(process)
+
+
+def _gets_ready(process: subprocess.Popen[bytes], first: bytes, ready: bytes, timeout_seconds: float) -> bool:
+    """Give the companion its input and wait until it says that it is ready."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        process.stdin.write(first)
+        process.stdin.flush()
+    except BrokenPipeError:
+        return False
+    if not select.select([process.stdout], [], [], timeout_seconds)[0]:
+        return False
+    return process.stdout.readline().strip() == ready
+
+
 def kill_running() -> None:
     """Kill every program that is running now: this process is about to end at once."""
     for process in list(_running):
         _kill(process)
+
+
+def _environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
+    return {**inherited, "PATH": SEARCH_PATH, "LC_ALL": "C", "LANGUAGE": "C", **(more or {})}
 
 
 def _communicate(

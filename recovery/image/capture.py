@@ -94,7 +94,6 @@ def capture(
     Raises DestinationFull, DeviceError, RepositoryLocked, Cancelled; what was stored until then is published and is
     found by the next run.
     """
-    lock.settle()
     started = datetime.now(UTC).astimezone()
     writer = PackWriter(repository, lock, verify=options.verify, publish_seconds=options.publish_seconds)
     with writer as packs:

@@ -215,6 +215,7 @@ def _group_path(planned: PlannedDisk, machine_uuid: str) -> str:
 def _predict(repository: Repository, plan: CapturePlan, level: int) -> int:
     """Bytes that the capture will add, from a few chunks evenly spread over what is used."""
     room = memoryview(bytearray(max((d.record.layout.chunk_bytes for d in plan.disks), default=1)))
+    index = repository.index
     predicted = 0.0
     for planned in plan.disks:
         chosen = _samples(planned)
@@ -226,7 +227,7 @@ def _predict(repository: Repository, plan: CapturePlan, level: int) -> int:
                 source.read(extent, inside, room)
                 read += inside.total_bytes
                 chunk = room[: extent.length]
-                if not repository.index.has(BlobType.DATA, hashlib.sha256(chunk).digest()):
+                if not (len(index) and index.has(BlobType.DATA, hashlib.sha256(chunk).digest())):
                     added += _compressed_bytes(repository, chunk, level)
         predicted += planned.domain.used.total_bytes * added / read if read else 0
     return int(predicted)

@@ -240,6 +240,7 @@ class PackWriter:
             self._publish()
 
     def _write(self, pack: _Pack) -> None:
+        self._lock.settle()
         header = self._repository.key.seal(encode_header(pack.blobs))
         pieces = [*pack.pieces, header, encode_header_length(len(header))]
         name = file_name(pieces)
