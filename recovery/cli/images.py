@@ -44,6 +44,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop;
 BreakMembers = Annotated[
     bool, typer.Option("--break-members", help="Overwrite a member of an array, volume group or pool.")
 ]
+Differential = Annotated[
+    bool, typer.Option("--differential", help="Read the target first and write only what it does not hold already.")
+]
 Target = Annotated[Path, typer.Argument(metavar="TARGET", help="The disk or image file that is overwritten.")]
 Only = Annotated[
     str | None, typer.Option("--only", metavar="N[,N...]", help="Only these partitions.", show_default=False)
@@ -142,6 +145,7 @@ def restore_command(
     yes: Yes = False,
     no_verify: NoVerify = False,
     partial: Annotated[bool, typer.Option("--partial", help="Write zeros where the repository is damaged.")] = False,
+    differential: Differential = False,
     break_members: BreakMembers = False,
 ) -> None:
     """Write a captured disk, or one partition of it, onto TARGET, which is overwritten."""
@@ -173,7 +177,7 @@ def restore_command(
         _confirm(output, plan, yes)
         settle()
         with output.work(progress):
-            result = restore(image, plan, progress, verify=not no_verify, partial=partial)
+            result = restore(image, plan, progress, verify=not no_verify, partial=partial, differential=differential)
     output.event("summary", **restore_document(result))
     tell_restore(output, plan, result)
     if not result.complete:
@@ -188,6 +192,7 @@ def clone_command(
     dry_run: DryRun = False,
     yes: Yes = False,
     no_verify: NoVerify = False,
+    differential: Differential = False,
     break_members: BreakMembers = False,
 ) -> None:
     """Copy a disk onto another, used parts only, without a repository."""
@@ -202,7 +207,7 @@ def clone_command(
             return
         _confirm(output, plan, yes)
         with output.work(progress):
-            result = clone(planned, plan, progress, verify=not no_verify)
+            result = clone(planned, plan, progress, verify=not no_verify, differential=differential)
     output.event("summary", **restore_document(result))
     tell_restore(output, plan, result)
     if not result.complete:

@@ -178,6 +178,7 @@ def restore_document(result: RestoreResult) -> dict[str, Any]:
     return {
         "state": result.state.name.lower(),
         "written_bytes": result.written_bytes,
+        "kept_bytes": result.kept_bytes,
         "discarded_bytes": result.discarded_bytes,
         "damaged": [{"offset": e.offset, "length": e.length, "reason": reason} for e, reason in result.damaged],
         "unreadable": list(result.unreadable),
@@ -190,7 +191,8 @@ def restore_document(result: RestoreResult) -> dict[str, Any]:
 def tell_restore(output: Output, plan: RestorePlan, result: RestoreResult) -> None:
     """What was written, and whether it is whole."""
     name = plan.target.path
-    output.say(f"{format_bytes(result.written_bytes)} written; {name} is {result.state.value}.")
+    kept = f", {format_bytes(result.kept_bytes)} were there already" if result.kept_bytes else ""
+    output.say(f"{format_bytes(result.written_bytes)} written{kept}; {name} is {result.state.value}.")
     if result.state is TargetState.NOT_VERIFIED:
         output.say("It was NOT read back (--no-verify).")
     for extent, reason in result.damaged[:_SHOWN_AREAS]:

@@ -6,10 +6,12 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 
 from recovery.devices.blockio import SourceReader
 from recovery.extent import Extent, Extents
 from recovery.image.capture_plan import PlannedDisk
+from recovery.image.compare import Expected, TargetHasher
 from recovery.image.restore import RestoreResult
 from recovery.image.restore_plan import RestorePlan
 from recovery.image.target import Written, read_back, write_target
@@ -20,13 +22,23 @@ from recovery.progress import Progress
 _AHEAD = 4
 
 
-def clone(source: PlannedDisk, plan: RestorePlan, progress: Progress, *, verify: bool = True) -> RestoreResult:
-    """Copy ``source`` as ``plan`` says.  Raises as ``restore``."""
+def clone(
+    source: PlannedDisk, plan: RestorePlan, progress: Progress, *, verify: bool = True, differential: bool = False
+) -> RestoreResult:
+    """Copy ``source`` as ``plan`` says; ``differential``: only what the target does not hold already.
+
+    Raises as ``restore``.
+    """
     written = Written()
     unreadable: list[tuple[int, int]] = []
     with SourceReader(source.disk.place, source.record.logical_sector_bytes, progress.check) as reader:
-        with plan.open_target(written) as target:
-            pieces = _read_ahead(reader, source, plan.layout.body, unreadable)
+        with plan.open_target(written) as target, ExitStack() as held:
+            hasher = None
+            if differential:
+                target.drop_cache()
+                sector_bytes = plan.target.logical_sector_bytes
+                hasher = TargetHasher(target, plan.layout.shift, sector_bytes, progress, held)
+            pieces = _read_ahead(reader, source, plan.layout.body, unreadable, hasher)
             digests = write_target(target, plan.layout, pieces, written, progress, partial=True)
             source.guard.check()
             if verify:
@@ -40,13 +52,21 @@ def clone(source: PlannedDisk, plan: RestorePlan, progress: Progress, *, verify:
         unreadable=plan.unreadable.union(Extents(unreadable)),
         verified=verify,
         stale_table=stale_table,
+        kept_bytes=written.kept_bytes,
     )
 
 
 def _read_ahead(
-    reader: SourceReader, source: PlannedDisk, wanted: Extents, unreadable: list[tuple[int, int]]
+    reader: SourceReader,
+    source: PlannedDisk,
+    wanted: Extents,
+    unreadable: list[tuple[int, int]],
+    hasher: TargetHasher | None,
 ) -> Iterator[LoadedPiece]:
-    """The pieces of the source that touch ``wanted``, in order, read and hashed ahead of the writer."""
+    """The pieces of the source that touch ``wanted``, in order, read and hashed ahead of the writer.
+
+    With a ``hasher`` each is compared with what the target holds there.
+    """
     under_way: deque[tuple[Future[tuple[LoadedPiece, Extents]], memoryview]] = deque()
     free: list[memoryview] = []
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
@@ -63,7 +83,7 @@ def _read_ahead(
                 continue
             buffer = free.pop() if free else memoryview(bytearray(source.record.layout.chunk_bytes))
             under_way.append(
-                (pool.submit(_read_piece, reader, extent, source.domain.used.clip(extent), buffer), buffer)
+                (pool.submit(_read_piece, reader, extent, source.domain.used.clip(extent), buffer, hasher), buffer)
             )
             if len(under_way) > _AHEAD:
                 yield from finished()
@@ -71,7 +91,11 @@ def _read_ahead(
             yield from finished()
 
 
-def _read_piece(reader: SourceReader, extent: Extent, used: Extents, buffer: memoryview) -> tuple[LoadedPiece, Extents]:
+def _read_piece(
+    reader: SourceReader, extent: Extent, used: Extents, buffer: memoryview, hasher: TargetHasher | None
+) -> tuple[LoadedPiece, Extents]:
     lost = reader.read(extent, used, buffer)
     data = buffer[: extent.length]
-    return LoadedPiece(extent, used, data, hashlib.sha256(data).digest()), lost
+    digest = hashlib.sha256(data).digest()
+    held = hasher is not None and hasher.digest(Expected(extent, used, digest)) == digest
+    return LoadedPiece(extent, used, data, digest, held=held), lost

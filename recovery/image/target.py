@@ -13,18 +13,15 @@ Order, so that a target cut off at any instant never looks whole::
 from __future__ import annotations
 
 import hashlib
-import threading
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from recovery.devices.blockio import TargetWriter
 from recovery.errors import DeviceError, RepositoryDamaged
 from recovery.extent import Extent, Extents
+from recovery.image.compare import Expected, compare_pieces
 from recovery.image.view import LoadedPiece
 from recovery.progress import Progress
 from recovery.units import GIB, KIB, MIB
@@ -33,7 +30,6 @@ from recovery.units import GIB, KIB, MIB
 HEAD_BYTES = MIB
 
 _ZEROS = bytes(MIB)
-_READERS = 2
 
 #: Unused areas that are shorter than this are not worth telling a device.
 _DISCARD_BYTES = 64 * KIB
@@ -47,7 +43,10 @@ class TargetState(StrEnum):
     """What a target is after an operation, in the words that the user is told."""
 
     UNTOUCHED = "untouched"
-    PARTLY_WRITTEN = "partly written: it holds neither its old nor its new content, and must be restored again"
+    PARTLY_WRITTEN = (
+        "partly written: it holds neither its old nor its new content, and must be restored again "
+        "(--differential goes on where it stopped)"
+    )
     NOT_VERIFIED = "written but not verified"
     VERIFIED = "written, read back and found equal"
 
@@ -86,10 +85,12 @@ class TargetPlan:
 
 @dataclass(slots=True)
 class Written:
-    """What was done to a target.  ``damaged`` holds extents of the source that are zeros now, with why."""
+    """What was done to a target.  ``kept_bytes`` it held already; ``damaged`` holds extents of the source that are
+    zeros now, with why."""
 
     state: TargetState = TargetState.UNTOUCHED
     written_bytes: int = 0
+    kept_bytes: int = 0
     discarded_bytes: int = 0
     damaged: list[tuple[Extent, str]] = field(default_factory=list)
 
@@ -131,6 +132,7 @@ def write_target(
     _clear_unused(target, plan, written, progress)
     progress.phase("write", plan.body.total_bytes)
     digests = PieceDigests()
+    held_bytes = 0
     for piece in pieces:
         progress.check()
         if piece.damage:
@@ -140,8 +142,12 @@ def write_target(
                     "'recovery verify' says what is hit; --partial writes the rest and zeros there.",
                 )
             written.damaged.append((piece.extent, piece.damage))
-        view = memoryview(piece.data)
         body = plan.body.clip(piece.extent)
+        if piece.held:
+            held_bytes += body.total_bytes
+            progress.advance(body.total_bytes)
+            continue
+        view = memoryview(piece.data)
         for run in body:
             target.write(
                 run.offset + plan.shift, view[run.offset - piece.extent.offset : run.end - piece.extent.offset]
@@ -149,7 +155,8 @@ def write_target(
             written.written_bytes += run.length
             progress.advance(run.length)
         digests.add(piece.extent, piece.digest if body == piece.used else _digest_of_part(piece, body))
-    expected = plan.body.total_bytes
+    expected = plan.body.total_bytes - held_bytes
+    written.kept_bytes += held_bytes
     if written.written_bytes != expected:
         raise RepositoryDamaged(
             f"{written.written_bytes} bytes were to be had where {expected} belong", "'recovery verify' says more."
@@ -213,37 +220,12 @@ def read_back(
     """
     target.drop_cache()
     progress.phase("verify", plan.body.total_bytes)
-    buffers = threading.local()
-
-    def differs(extent: Extent, body: Extents, digest: bytes) -> bool:
-        if len(buffers.__dict__.setdefault("room", memoryview(b""))) < extent.length:
-            buffers.room = memoryview(bytearray(extent.length))
-        if "reader" not in buffers.__dict__:  # one each: a reader keeps what it needs for bad sectors to itself
-            buffers.reader = held.enter_context(target.reader(sector_bytes, progress.check))
-        room: memoryview = buffers.room
-        moved = Extent(extent.offset + plan.shift, extent.length)
-        lost: Extents = buffers.reader.read(moved, body.shift(plan.shift), room)
-        return bool(lost) or hashlib.sha256(room[: extent.length]).digest() != digest
-
-    def expect_equal(future: Future[bool], extent: Extent, length: int) -> None:
-        if future.result():
-            check_source(extent)
-            raise _differs(target, Extent(extent.offset + plan.shift, extent.length))
-        progress.advance(length)
-
-    with ExitStack() as held, ThreadPoolExecutor(_READERS, thread_name_prefix="verify") as pool:
-        under_way: deque[tuple[Future[bool], Extent, int]] = deque()
-        try:
-            for extent, digest in digests:
-                progress.check()
-                body = plan.body.clip(extent)
-                under_way.append((pool.submit(differs, extent, body, digest), extent, body.total_bytes))
-                if len(under_way) > 2 * _READERS:
-                    expect_equal(*under_way.popleft())
-            while under_way:
-                expect_equal(*under_way.popleft())
-        finally:
-            pool.shutdown(cancel_futures=True)
+    expected = (Expected(extent, plan.body.clip(extent), digest) for extent, digest in digests)
+    for piece, equal in compare_pieces(target, plan.shift, expected, progress, sector_bytes):
+        if not equal:
+            check_source(piece.extent)
+            raise _differs(target, Extent(piece.extent.offset + plan.shift, piece.extent.length))
+        progress.advance(piece.body.total_bytes)
     for offset, data in plan.table:
         if target.read(Extent(offset, len(data))) != data:
             raise _differs(target, Extent(offset, len(data)))

@@ -73,13 +73,14 @@ class SystemImage:
 @dataclass(frozen=True, slots=True)
 class LoadedPiece:
     """A piece of a disk: its range, what of it is used, its content (zeros where it is not used), the SHA-256 of that,
-    and why it is missing (then it is zeros)."""
+    why it is missing (then it is zeros), and whether the target holds it already."""
 
     extent: Extent
     used: Extents
     data: bytes | memoryview
     digest: bytes
     damage: str = ""
+    held: bool = False
 
 
 class DiskImage:
@@ -192,22 +193,27 @@ class DiskImage:
             finally:
                 pool.shutdown(cancel_futures=True)
 
-    def _windows(self, wanted: Extents) -> Iterator[list[int]]:
-        window: list[int] = []
-        length = 0
+    def pieces(self, wanted: Extents) -> Iterator[tuple[int, Extent]]:
+        """Number and range of each piece that touches ``wanted``, in disk order, holes left out."""
         last = -1
         for extent in wanted:
             index = max(last + 1, self.layout.index_at(extent.offset))
             while index < len(self.layout) and self.layout[index].extent.offset < extent.end:
                 piece = self.layout[index]
                 if not piece.hole:
-                    window.append(index)
-                    length += piece.extent.length
-                    if length >= _WINDOW_BYTES:
-                        yield window
-                        window, length = [], 0
+                    yield index, piece.extent
                 last = index
                 index += 1
+
+    def _windows(self, wanted: Extents) -> Iterator[list[int]]:
+        window: list[int] = []
+        length = 0
+        for index, extent in self.pieces(wanted):
+            window.append(index)
+            length += extent.length
+            if length >= _WINDOW_BYTES:
+                yield window
+                window, length = [], 0
         if window:
             yield window
 
