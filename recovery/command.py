@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from recovery.errors import DeviceError, ProgramMissing
 
@@ -135,19 +136,43 @@ def run(
     return completed
 
 
+class Companion:
+    """A program that runs beside us; ``input`` and ``output`` are its unbuffered standard input and output."""
+
+    def __init__(self, process: subprocess.Popen[bytes], complaints: IO[bytes]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.process_id, self.input, self.output = process.pid, process.stdin, process.stdout
+        self._process, self._complaints = process, complaints
+        self.abandoned = False
+
+    def last_words(self) -> str:
+        """The last line that it wrote to its standard error, or how it ended."""
+        self._complaints.seek(0)
+        said = [line for line in self._complaints.read().decode(errors="replace").splitlines() if line.strip()]
+        status = self._process.poll()
+        return said[-1].strip() if said else f"exit status {status}" if status is not None else "it gave no reason"
+
+    def abandon(self) -> None:
+        """Kill it and do not wait for its end: it may be stuck in the kernel for ever."""
+        self.abandoned = True
+        _kill(self._process)
+
+
 @contextmanager
 def companion(
     arguments: Sequence[str | os.PathLike[str]],
     *,
     needed_for: str,
     first: bytes = b"",
-    ready: bytes,
+    ready: bytes = b"",
     timeout_seconds: float = 60,
-) -> Iterator[int]:
-    """A program that runs beside us for the time of a ``with`` block; its process id.
+    inherited: Sequence[int] = (),
+) -> Iterator[Companion]:
+    """A program that runs beside us for the time of a ``with`` block; ``inherited``: descriptors that it gets too.
 
-    It gets ``first`` as its input, says the line ``ready`` when it is, and ends when its input ends: so it also ends
-    with us, whatever ends us.  Raises ProgramMissing, or DeviceError with what it said instead.
+    It gets ``first`` as its input, says the line ``ready`` when it is (if there is one), and ends when its input ends:
+    so it also ends with us, whatever ends us.  Raises ProgramMissing, or DeviceError with what it said instead.
     """
     name = os.fspath(arguments[0])
     program = require_program(name, needed_for)
@@ -156,48 +181,49 @@ def companion(
     with tempfile.TemporaryFile() as complaints:
         process = subprocess.Popen(
             line,
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=complaints,
             env=_environment(),
             process_group=0,
+            pass_fds=inherited,
         )
         _running.add(process)
+        beside = Companion(process, complaints)
         try:
-            if not _gets_ready(process, first, ready, timeout_seconds):
+            if ready and not _gets_ready(beside, first, ready, timeout_seconds):
                 _end(process)
-                complaints.seek(0)
-                said = [text for text in complaints.read().decode(errors="replace").splitlines() if text.strip()]
-                raise DeviceError(
-                    f"{needed_for} failed: {said[-1].strip() if said else 'its helper did not get ready'}",
-                    f"It was run as: {shlex.join(line)}",
-                )
-            yield process.pid
+                raise DeviceError(f"{needed_for} failed: {beside.last_words()}", f"It was run as: {shlex.join(line)}")
+            yield beside
         finally:
-            if process.stdin is not None:
+            for pipe in (beside.input, beside.output):
                 with contextlib.suppress(OSError):
-                    process.stdin.close()
-            try:
-                process.wait(timeout=_KILL_SECONDS)
-            except subprocess.TimeoutExpired:
-                _end(process)
-            if process.stdout is not None:
-                process.stdout.close()
+                    pipe.close()
+            if not (beside.abandoned or _ends(process)):
+                _kill(process)
+                if not _ends(process):
+                    log.warning("process %d cannot be ended: it is stuck in the kernel", process.pid)
             _running.discard(process)
 
 
-def _gets_ready(process: subprocess.Popen[bytes], first: bytes, ready: bytes, timeout_seconds: float) -> bool:
-    """Give the companion its input and wait until it says that it is ready."""
-    assert process.stdin is not None
-    assert process.stdout is not None
+def _ends(process: subprocess.Popen[bytes]) -> bool:
     try:
-        process.stdin.write(first)
-        process.stdin.flush()
+        process.wait(timeout=_KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
+
+
+def _gets_ready(beside: Companion, first: bytes, ready: bytes, timeout_seconds: float) -> bool:
+    """Give the companion its input and wait until it says that it is ready."""
+    try:
+        beside.input.write(first)
     except BrokenPipeError:
         return False
-    if not select.select([process.stdout], [], [], timeout_seconds)[0]:
+    if not select.select([beside.output], [], [], timeout_seconds)[0]:
         return False
-    return process.stdout.readline().strip() == ready
+    return beside.output.readline().strip() == ready
 
 
 def kill_running() -> None:

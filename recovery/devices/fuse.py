@@ -63,8 +63,8 @@ def served(module: str, spec: msgspec.Struct, *, needed_for: str) -> Iterator[Pa
         # A module named as a path of this package's own: it is found also where the current folder is another.
         with companion(
             arguments, needed_for=needed_for, first=msgspec.json.encode(spec) + b"\n", ready=_READY
-        ) as process_id:
-            yield Path(f"/proc/{process_id}/root{folder}")
+        ) as child:
+            yield Path(f"/proc/{child.process_id}/root{folder}")
 
 
 def read_spec(form: type[T]) -> T:
@@ -72,12 +72,20 @@ def read_spec(form: type[T]) -> T:
     return msgspec.json.decode(sys.stdin.buffer.readline(), type=form)
 
 
-def serve(files: Mapping[str, VirtualFile]) -> None:
-    """In the child: serve ``files`` by their names until the parent closes our input.  Does not return."""
+def serve(files: Mapping[str, VirtualFile], *, threads: bool = False) -> None:
+    """In the child: serve ``files`` by their names until the parent closes our input.  Does not return.
+
+    One request at a time, unless ``threads``: a view needs no locks then, and is about as fast.
+    """
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    # One request at a time: a view needs no locks, and is as fast, for Python runs one thread at a time anyway.
     mfusepy.FUSE(
-        _Folder(files), sys.argv[1], foreground=True, nothreads=True, direct_io=True, fsname="recovery", subtype="view"
+        _Folder(files),
+        sys.argv[1],
+        foreground=True,
+        nothreads=not threads,
+        direct_io=True,
+        fsname="recovery",
+        subtype="view",
     )
     os._exit(0)
 

@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 import msgspec
 
 import recovery
-from recovery.devices.blockio import SourceReader
 from recovery.devices.mapfile import map_pieces
 from recovery.extent import Extents
 from recovery.image.capture_plan import CapturePlan, PlannedDisk
@@ -97,7 +96,7 @@ def capture(
     started = datetime.now(UTC).astimezone()
     writer = PackWriter(repository, lock, verify=options.verify, publish_seconds=options.publish_seconds)
     with writer as packs:
-        with ChunkWriter(repository, packs, level=options.level, chunk_bytes=options.chunk_bytes) as chunks:
+        with ChunkWriter(repository, packs, plan.buffers, level=options.level) as chunks:
             progress.phase("capture", sum(disk.domain.used.total_bytes for disk in plan.disks))
             disks = [_store_disk(chunks, disk, progress) for disk in plan.disks]
         progress.phase("publish")
@@ -137,22 +136,22 @@ def capture(
 def _store_disk(chunks: ChunkWriter, planned: PlannedDisk, progress: Progress) -> _StoredDisk:
     used = planned.domain.used
     unreadable: list[tuple[int, int]] = []
-    with SourceReader(planned.disk.place, planned.record.logical_sector_bytes, progress.check) as source:
-        for number, (extent, hole) in enumerate(planned.layout):
-            progress.check()
-            if hole:
-                chunks.put_zeros(extent.length)
-                continue
-            buffer = chunks.buffer()
-            inside = used.clip(extent)
-            lost = source.read(extent, inside, buffer)
-            unreadable += lost
-            chunks.put(buffer, extent.length)
-            progress.advance(inside.total_bytes)
-            if lost:
-                progress.count("unreadable_bytes", lost.total_bytes)
-            if number % _DROP_EVERY_CHUNKS == 0:
-                source.drop_cache(extent.offset)
+    source = planned.reader
+    for number, (extent, hole) in enumerate(planned.layout):
+        progress.check()
+        if hole:
+            chunks.put_zeros(extent.length)
+            continue
+        buffer = chunks.buffer()
+        inside = used.clip(extent)
+        lost = source.read(extent, inside, buffer)
+        unreadable += lost
+        chunks.put(buffer, extent.length)
+        progress.advance(inside.total_bytes)
+        if lost:
+            progress.count("unreadable_bytes", lost.total_bytes)
+        if number % _DROP_EVERY_CHUNKS == 0:
+            source.drop_cache(extent.offset)
     planned.guard.check()
     return _StoredDisk(planned, chunks.take_ids(), Extents(unreadable))
 

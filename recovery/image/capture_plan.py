@@ -6,13 +6,14 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from recovery.devices.blockio import SourceGuard, SourceReader
+from recovery.devices.blockio import SourceGuard
 from recovery.devices.disk import Disk, disk_for
 from recovery.devices.probe import probe
 from recovery.devices.safety import source_problems
+from recovery.devices.source_process import SharedBuffers, SourceProcess
 from recovery.devices.table import PartitionTable, examine_table
 from recovery.errors import DestinationFull, Refused, UsageError
 from recovery.extent import Extent, Extents
@@ -23,7 +24,10 @@ from recovery.progress import Progress
 from recovery.repository.format import BlobType
 from recovery.repository.packer import compressor
 from recovery.repository.repository import Repository
-from recovery.units import KIB, format_bytes
+from recovery.units import KIB, format_bytes, worker_count
+
+#: Chunks that are under way at once.
+_BUFFERS_PER_WORKER = 3
 
 #: Chunks that are read, hashed and compressed to predict the size of an image.
 _SAMPLES = 24
@@ -34,7 +38,7 @@ _SAMPLE_BYTES = 256 * KIB
 class PlannedDisk:
     """A disk to be captured: ``record`` is its place in the manifest, but for what cannot be read.
 
-    ``guard`` holds it still for as long as the plan is good.
+    ``guard`` holds it still for as long as the plan is good; ``reader`` reads it, into the plan's buffers.
     """
 
     name: str
@@ -43,15 +47,20 @@ class PlannedDisk:
     layout: Layout
     record: ImageDisk
     guard: SourceGuard
+    reader: SourceProcess
 
 
 @dataclass(frozen=True, slots=True)
 class CapturePlan:
-    """What a capture will read.  ``predicted_bytes`` is an estimate from samples of what it will add."""
+    """What a capture will read, into ``buffers``.
+
+    ``predicted_bytes``, an estimate from samples, is what it will add.
+    """
 
     disks: tuple[PlannedDisk, ...]
     group_paths: tuple[str, ...]
     tools: dict[str, str]
+    buffers: SharedBuffers
     predicted_bytes: int = 0
     free_bytes: int = 0
 
@@ -103,21 +112,23 @@ def plan_capture(
     if len({disk.path for disk in disks}) < len(disks):
         raise UsageError("a disk was named twice", "Name each disk once.")
     progress.phase("map")
+    buffers = SharedBuffers(_BUFFERS_PER_WORKER * worker_count() + 1, chunk_bytes)
+    held.callback(buffers.close)
     planned = tuple(
-        _plan_disk(disk, held.enter_context(SourceGuard(disk.place)), name, choice, chunk_bytes, progress)
-        for disk, name in zip(disks, names, strict=True)
+        _plan_disk(disk, name, choice, buffers, progress, held) for disk, name in zip(disks, names, strict=True)
     )
     tools = [p.tool.rpartition(" ") for d in planned for p in d.record.partitions if p.tool]
     plan = CapturePlan(
         disks=planned,
         group_paths=tuple(_group_path(disk, machine_uuid) for disk in planned),
         tools={name: version for name, _, version in tools if name},
+        buffers=buffers,
     )
     if repository is None:
         return plan
     progress.phase("predict")
     predicted = _predict(repository, plan, level)
-    return CapturePlan(plan.disks, plan.group_paths, plan.tools, predicted, repository.store.free_bytes())
+    return replace(plan, predicted_bytes=predicted, free_bytes=repository.store.free_bytes())
 
 
 def check_space(plan: CapturePlan, destination: object) -> None:
@@ -131,12 +142,14 @@ def check_space(plan: CapturePlan, destination: object) -> None:
 
 
 def _plan_disk(
-    disk: Disk, guard: SourceGuard, name: str, choice: Choice, chunk_bytes: int, progress: Progress
+    disk: Disk, name: str, choice: Choice, buffers: SharedBuffers, progress: Progress, held: ExitStack
 ) -> PlannedDisk:
     path = disk.place
+    guard = held.enter_context(SourceGuard(path))
     reading = examine_table(path, disk.size_bytes, disk.logical_sector_bytes)
     table = reading.table
     sector_bytes = table.logical_sector_bytes if table and disk.is_image_file else disk.logical_sector_bytes
+    reader = held.enter_context(SourceProcess(path, sector_bytes, buffers, progress.check))
     domain = disk_domain(
         path,
         disk.size_bytes,
@@ -147,7 +160,7 @@ def _plan_disk(
         progress=progress,
     )
     grid = tuple(sorted({0, *(p.extent.offset for p in domain.partitions if 0 < p.extent.offset < disk.size_bytes)}))
-    layout = make_layout(disk.size_bytes, chunk_bytes, grid, domain.used)
+    layout = make_layout(disk.size_bytes, buffers.size, grid, domain.used)
     record = ImageDisk(
         name=name,
         image=f"{name}.img",
@@ -156,7 +169,7 @@ def _plan_disk(
         size_bytes=disk.size_bytes,
         logical_sector_bytes=sector_bytes,
         physical_sector_bytes=max(sector_bytes, disk.physical_sector_bytes),
-        layout=LayoutRecord(chunk_bytes, grid, len(layout)),
+        layout=LayoutRecord(buffers.size, grid, len(layout)),
         used_bytes=domain.used.total_bytes,
         model=disk.model or "",
         serial=disk.serial or "",
@@ -167,7 +180,7 @@ def _plan_disk(
         partitions=_record_partitions(domain, table),
         findings=reading.findings if table is None else table.findings,
     )
-    return PlannedDisk(name, disk, domain, layout, record, guard)
+    return PlannedDisk(name, disk, domain, layout, record, guard, reader)
 
 
 def _record_partitions(domain: DiskDomain, table: PartitionTable | None) -> tuple[ImagePartition, ...]:
@@ -214,22 +227,21 @@ def _group_path(planned: PlannedDisk, machine_uuid: str) -> str:
 
 def _predict(repository: Repository, plan: CapturePlan, level: int) -> int:
     """Bytes that the capture will add, from a few chunks evenly spread over what is used."""
-    room = memoryview(bytearray(max((d.record.layout.chunk_bytes for d in plan.disks), default=1)))
+    room = plan.buffers.take()
     index = repository.index
     predicted = 0.0
     for planned in plan.disks:
-        chosen = _samples(planned)
         read = added = 0
-        with SourceReader(planned.disk.place, planned.record.logical_sector_bytes) as source:
-            for number in chosen:
-                extent = planned.layout[number].extent
-                inside = planned.domain.used.clip(extent)
-                source.read(extent, inside, room)
-                read += inside.total_bytes
-                chunk = room[: extent.length]
-                if not (len(index) and index.has(BlobType.DATA, hashlib.sha256(chunk).digest())):
-                    added += _compressed_bytes(repository, chunk, level)
+        for number in _samples(planned):
+            extent = planned.layout[number].extent
+            inside = planned.domain.used.clip(extent)
+            planned.reader.read(extent, inside, room)
+            read += inside.total_bytes
+            chunk = room[: extent.length]
+            if not (len(index) and index.has(BlobType.DATA, hashlib.sha256(chunk).digest())):
+                added += _compressed_bytes(repository, chunk, level)
         predicted += planned.domain.used.total_bytes * added / read if read else 0
+    plan.buffers.give(room)
     return int(predicted)
 
 

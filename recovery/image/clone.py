@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
-from recovery.devices.blockio import SourceReader
 from recovery.extent import Extent, Extents
 from recovery.image.capture_plan import PlannedDisk
 from recovery.image.compare import Expected, TargetHasher
@@ -31,19 +30,18 @@ def clone(
     """
     written = Written()
     unreadable: list[tuple[int, int]] = []
-    with SourceReader(source.disk.place, source.record.logical_sector_bytes, progress.check) as reader:
-        with plan.open_target(written) as target, ExitStack() as held:
-            hasher = None
-            if differential:
-                target.drop_cache()
-                sector_bytes = plan.target.logical_sector_bytes
-                hasher = TargetHasher(target, plan.layout.shift, sector_bytes, progress, held)
-            pieces = _read_ahead(reader, source, plan.layout.body, unreadable, hasher)
-            digests = write_target(target, plan.layout, pieces, written, progress, partial=True)
-            source.guard.check()
-            if verify:
-                read_back(target, plan.layout, digests, written, progress, plan.target.logical_sector_bytes)
-            stale_table = not target.reread_table()
+    with plan.open_target(written) as target, ExitStack() as held:
+        hasher = None
+        if differential:
+            target.drop_cache()
+            sector_bytes = plan.target.logical_sector_bytes
+            hasher = TargetHasher(target, plan.layout.shift, sector_bytes, progress, held)
+        pieces = _read_ahead(source, plan.layout.body, unreadable, hasher)
+        digests = write_target(target, plan.layout, pieces, written, progress, partial=True)
+        source.guard.check()
+        if verify:
+            read_back(target, plan.layout, digests, written, progress, plan.target.logical_sector_bytes)
+        stale_table = not target.reread_table()
     return RestoreResult(
         state=written.state,
         written_bytes=written.written_bytes,
@@ -57,7 +55,6 @@ def clone(
 
 
 def _read_ahead(
-    reader: SourceReader,
     source: PlannedDisk,
     wanted: Extents,
     unreadable: list[tuple[int, int]],
@@ -68,7 +65,8 @@ def _read_ahead(
     With a ``hasher`` each is compared with what the target holds there.
     """
     under_way: deque[tuple[Future[tuple[LoadedPiece, Extents]], memoryview]] = deque()
-    free: list[memoryview] = []
+    buffers = source.reader.buffers
+    ahead = min(_AHEAD, buffers.count - 2)
     with ThreadPoolExecutor(1, thread_name_prefix="read") as pool:
 
         def finished() -> Iterator[LoadedPiece]:
@@ -76,25 +74,24 @@ def _read_ahead(
             piece, lost = future.result()
             unreadable.extend(lost)
             yield piece
-            free.append(buffer)
+            buffers.give(buffer)
 
         for extent, hole in source.layout:
             if hole or not wanted.clip(extent):
                 continue
-            buffer = free.pop() if free else memoryview(bytearray(source.record.layout.chunk_bytes))
-            under_way.append(
-                (pool.submit(_read_piece, reader, extent, source.domain.used.clip(extent), buffer, hasher), buffer)
-            )
-            if len(under_way) > _AHEAD:
+            buffer = buffers.take()
+            under_way.append((pool.submit(_read_piece, source, extent, buffer, hasher), buffer))
+            if len(under_way) > ahead:
                 yield from finished()
         while under_way:
             yield from finished()
 
 
 def _read_piece(
-    reader: SourceReader, extent: Extent, used: Extents, buffer: memoryview, hasher: TargetHasher | None
+    source: PlannedDisk, extent: Extent, buffer: memoryview, hasher: TargetHasher | None
 ) -> tuple[LoadedPiece, Extents]:
-    lost = reader.read(extent, used, buffer)
+    used = source.domain.used.clip(extent)
+    lost = source.reader.read(extent, used, buffer)
     data = buffer[: extent.length]
     digest = hashlib.sha256(data).digest()
     held = hasher is not None and hasher.digest(Expected(extent, used, digest)) == digest

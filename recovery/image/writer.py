@@ -6,7 +6,7 @@
       workers (one a processor): SHA-256 -> known? -> compress, encrypt
         caller: in order -> PackWriter
 
-A known chunk costs its hash alone.  At most ``_AHEAD`` chunks a worker are under way, so memory is bounded by the pool.
+A known chunk costs its hash alone.  Memory is bounded by the pool of buffers.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from types import TracebackType
 import msgspec
 import zstandard
 
+from recovery.devices.source_process import SharedBuffers
 from recovery.errors import RepositoryDamaged
 from recovery.image.layout import zero_id
 from recovery.repository.format import ID_BYTES, BlobType, Node
@@ -28,7 +29,6 @@ from recovery.repository.packer import PackWriter, SealedBlob, compressor, seal_
 from recovery.repository.repository import Repository
 from recovery.units import MIB, worker_count
 
-_AHEAD = 3
 _MAX_UNDER_WAY = 1000
 _FILE_PIECE_BYTES = MIB
 _IDS_AT_ONCE = 4096
@@ -48,12 +48,10 @@ class StoreCounters:
 class ChunkWriter:
     """Stores chunks in the order given and collects their ids; for the time of a ``with`` block."""
 
-    def __init__(self, repository: Repository, packs: PackWriter, *, level: int, chunk_bytes: int) -> None:
-        self._repository, self._packs, self._level = repository, packs, level
-        self._workers = worker_count()
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="chunk")
-        self._chunk_bytes = chunk_bytes
-        self._buffers: list[memoryview] = []
+    def __init__(self, repository: Repository, packs: PackWriter, buffers: SharedBuffers, *, level: int) -> None:
+        """``buffers`` of one chunk each; all but one of them are under way at most."""
+        self._repository, self._packs, self._level, self._buffers = repository, packs, level, buffers
+        self._pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="chunk")
         self._under_way: deque[tuple[Future[_Hashed], memoryview | None, int]] = deque()
         self.ids = bytearray()
         self.counters = StoreCounters()
@@ -68,9 +66,9 @@ class ChunkWriter:
 
     def buffer(self) -> memoryview:
         """A buffer of one chunk to fill and give to ``put``; waits for a free one, and stores what is done."""
-        while len(self._under_way) >= _AHEAD * self._workers:
+        while len(self._under_way) >= self._buffers.count - 1:
             self._store_oldest()
-        return self._buffers.pop() if self._buffers else memoryview(bytearray(self._chunk_bytes))
+        return self._buffers.take()
 
     def put(self, buffer: memoryview, length: int) -> None:
         """Store the first ``length`` bytes of ``buffer`` as the next chunk; the buffer is not the caller's any more."""
@@ -111,7 +109,7 @@ class ChunkWriter:
         future, buffer, length = self._under_way.popleft()
         blob_id, sealed = future.result()
         if buffer is not None:
-            self._buffers.append(buffer)
+            self._buffers.give(buffer)
         self.ids += blob_id
         if sealed is None:
             self.counters.known_bytes += length

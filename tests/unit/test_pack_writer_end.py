@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from recovery.devices.source_process import SharedBuffers
 from recovery.errors import DeviceError
 from recovery.image.layout import SPARSE_MARK_BYTES
 from recovery.image.writer import ChunkWriter
@@ -64,7 +65,7 @@ def test_a_medium_that_loses_old_packs_for_new_ones_is_found_at_the_end(tmp_path
 def test_a_long_hole_does_not_pile_up(tmp_path: Path) -> None:
     repository = fresh_repository(tmp_path / "repository")
     with repository.lock() as lock, PackWriter(repository, lock, verify=False) as packs:
-        with ChunkWriter(repository, packs, level=1, chunk_bytes=64 * KIB) as chunks:
+        with ChunkWriter(repository, packs, SharedBuffers(5, 64 * KIB), level=1) as chunks:
             for _ in range(5000):
                 chunks.put_zeros(SPARSE_MARK_BYTES)
                 assert len(chunks._under_way) <= 1

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from recovery.devices.source_process import SharedBuffers
 from recovery.image.layout import zero_id
 from recovery.image.writer import ChunkWriter, store_file, store_tree
 from recovery.repository.format import BlobType, Node, decode_ids
@@ -49,7 +50,7 @@ def test_ids_come_in_the_order_of_the_chunks_whatever_was_done_first(repository:
     plains += plains[10:40]
     expected: list[bytes] = []
     with repository.lock() as lock, PackWriter(repository, lock) as packs:
-        with ChunkWriter(repository, packs, level=1, chunk_bytes=64 * KIB) as chunks:
+        with ChunkWriter(repository, packs, SharedBuffers(5, 64 * KIB), level=1) as chunks:
             for number, plain in enumerate(plains):
                 _put(chunks, plain)
                 expected.append(hashlib.sha256(plain).digest())
@@ -74,7 +75,7 @@ def test_a_second_run_stores_nothing_anew(repository: Repository) -> None:
     for _ in range(2):
         again = reopened(repository)
         with again.lock() as lock, PackWriter(again, lock) as packs:
-            with ChunkWriter(again, packs, level=1, chunk_bytes=64 * KIB) as chunks:
+            with ChunkWriter(again, packs, SharedBuffers(5, 64 * KIB), level=1) as chunks:
                 for plain in plains:
                     _put(chunks, plain)
                 chunks.flush()
@@ -88,7 +89,7 @@ def test_a_second_run_stores_nothing_anew(repository: Repository) -> None:
 def test_an_error_between_chunks_ends_the_workers_and_keeps_what_was_stored(repository: Repository) -> None:
     def fail() -> None:
         with repository.lock() as lock, PackWriter(repository, lock) as packs:
-            with ChunkWriter(repository, packs, level=1, chunk_bytes=64 * KIB) as chunks:
+            with ChunkWriter(repository, packs, SharedBuffers(5, 64 * KIB), level=1) as chunks:
                 _put(chunks, b"stored")
                 chunks.flush()
                 _put(chunks, b"under way")
