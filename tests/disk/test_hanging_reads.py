@@ -73,7 +73,7 @@ def test_a_capture_that_hangs_can_be_stopped_and_leaves_the_repository_sound(tmp
     unknown = small.place("unknown")
     repository = tmp_path / "repository"
     recovery("init", repository=repository)
-    with hanging(small.image, unknown.offset + 3 * MIB, unknown.offset + 5 * MIB) as source:
+    with hanging(small.image, unknown.offset + 5 * MIB, unknown.offset + 6 * MIB) as source:
         _, _, process_id, _, *inside = source.parts  # /proc/PID/root/...: the program gets that namespace for its own
         line = ["nsenter", f"--mount=/proc/{process_id}/ns/mnt", f"--wd={Path.cwd()}"]
         began = time.monotonic()
