@@ -9,12 +9,17 @@ PYTEST_ARGS ?=
 BENCH_GIB ?= 4
 BENCH_RUNS ?= 3
 
-.PHONY: help setup demo test check bench bench-chunk-size lock clean
+# How long the failure drills run, in minutes, and the seed they begin with (empty: a new one).
+SOAK_MINUTES ?= 120
+SOAK_SEED ?=
+
+.PHONY: help setup demo test soak check bench bench-chunk-size lock clean
 
 help:
 	@echo "make setup    system packages, .venv with the locked Python packages (as root, or through sudo)"
 	@echo "make demo     capture a disk, destroy it, restore it, prove the result (needs root)"
 	@echo "make test     every test that needs no virtual machine (disk tests need root)"
+	@echo "make soak     the failure drills with new seeds, for SOAK_MINUTES=$(SOAK_MINUTES) (needs root)"
 	@echo "make check    lint, format, types, import contracts"
 	@echo "make bench    measure against other programs; BENCH_GIB=1 BENCH_RUNS=1 for a quick look (needs root)"
 	@echo "make bench-chunk-size   what the size of a chunk costs, on a system that is upgraded (needs root)"
@@ -29,6 +34,9 @@ demo: setup
 
 test: setup
 	@.venv/bin/python -m pytest $(PYTEST_ARGS)
+
+soak: setup
+	@.venv/bin/python -m tests.soak --minutes $(SOAK_MINUTES) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
 
 check: setup
 	.venv/bin/ruff check
