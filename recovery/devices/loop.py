@@ -1,6 +1,6 @@
-"""Read-only loop devices over a range of a disk.
+"""Loop devices: read-only ones over a range of a disk, and writable ones over a copy-on-write view.
 
-A program that reads a partition is given such a device and not the partition itself: the kernel refuses
+A program that reads a partition is given a read-only one and not the partition itself: the kernel refuses
 every write to it, it works alike on block devices and on raw image files, and it needs no kernel that
 scans partition tables.
 """
@@ -26,8 +26,24 @@ def read_only_loop(path: Path, extent: Extent, logical_sector_bytes: int = 512) 
 
     Raises DeviceError when no loop device can be had.
     """
-    arguments: list[str | Path] = ["losetup", "--find", "--show", "--read-only"]
-    arguments += [f"--offset={extent.offset}", f"--sizelimit={extent.length}"]
+    place = ["--read-only", f"--offset={extent.offset}", f"--sizelimit={extent.length}"]
+    with _attached(path, place, logical_sector_bytes) as device:
+        yield device
+
+
+@contextmanager
+def view_loop(view: Path, logical_sector_bytes: int = 512) -> Iterator[Path]:
+    """Attach a copy-on-write view, never a source, as a block device that may be written.
+
+    Raises DeviceError when no loop device can be had.
+    """
+    with _attached(view, [], logical_sector_bytes) as device:
+        yield device
+
+
+@contextmanager
+def _attached(path: Path, options: list[str], logical_sector_bytes: int) -> Iterator[Path]:
+    arguments: list[str | Path] = ["losetup", "--find", "--show", *options]
     if logical_sector_bytes != 512:
         arguments.append(f"--sector-size={logical_sector_bytes}")
     attached = run([*arguments, path], needed_for=f"reading a part of {path}")

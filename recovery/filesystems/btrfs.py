@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from recovery.extent import Extent, Extents
-from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, not_closed_cleanly
+from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, NotClosedCleanly
 from recovery.units import GIB, KIB, MIB
 
 _SUPERBLOCK = 64 * KIB
@@ -39,6 +39,7 @@ _POINTER = struct.Struct("<QBQQQ")
 class _Superblock:
     root: int
     chunk_root: int
+    log_root: int
     node_bytes: int
     device: int
     system_chunks: bytes
@@ -53,14 +54,24 @@ class _Chunk:
     copies: tuple[int, ...]
 
 
-def inspect(source: FilesystemSource) -> Inspection:
+def inspect(source: FilesystemSource, *, ask_closed: bool = True) -> Inspection:
     """Raises CaptureWhole when it has a log tree, spans several devices, or cannot be followed through its trees."""
     superblock = _read_superblock(source)
+    if ask_closed and superblock.log_root:
+        raise NotClosedCleanly("btrfs", "it has a log tree to replay")
     trees = _Trees(source, superblock)
     trees.learn_chunks()
     ranges = trees.allocated()
     copies = [(place, 4 * KIB) for place in _SUPERBLOCK_COPIES if place + 4 * KIB <= source.size_bytes]
     return Inspection(required=ranges, besides=Extents([(0, _RESERVED), *copies]))
+
+
+def log_trees(source: FilesystemSource) -> Extents:
+    """Every copy of the nodes of its log trees, which no extent tree lists: they are allocated behind its back."""
+    superblock = _read_superblock(source)
+    trees = _Trees(source, superblock)
+    trees.learn_chunks()
+    return trees.logs() if superblock.log_root else Extents()
 
 
 def _read_superblock(source: FilesystemSource) -> _Superblock:
@@ -78,10 +89,8 @@ def _read_superblock(source: FilesystemSource) -> _Superblock:
         raise CaptureWhole("btrfs over several devices")
     if incompat & ~_KNOWN_INCOMPAT:
         raise CaptureWhole("btrfs with features that this program does not know")
-    if log_root:
-        raise not_closed_cleanly("btrfs", "it has a log tree to replay")
     (device,) = struct.unpack_from("<Q", raw, 201)
-    return _Superblock(root, chunk_root, node_bytes, device, raw[811 : 811 + system_bytes])
+    return _Superblock(root, chunk_root, log_root, node_bytes, device, raw[811 : 811 + system_bytes])
 
 
 class _Trees:
@@ -126,6 +135,17 @@ class _Trees:
         pieces.sort(key=lambda piece: piece[0])
         return Extents(extent for _, piece in pieces for extent in piece)
 
+    def logs(self) -> Extents:
+        """Where every copy of every node of the log trees lies."""
+        nodes: list[int] = []
+        for (_, kind, _), data in self._items(self._superblock.log_root, nodes):
+            if kind == _ROOT_ITEM:
+                for _ in self._items(int(struct.unpack_from("<Q", data, 176)[0]), nodes):
+                    pass
+        length = self._superblock.node_bytes
+        places = [(chunk, node - chunk.logical) for node in nodes for chunk in [self._chunk_of(node, length)]]
+        return Extents(sorted((copy + inside, length) for chunk, inside in places for copy in chunk.copies))
+
     def _allocated_addresses(self) -> Iterator[tuple[int, int]]:
         for (logical, kind, offset), _ in self._items(self._extent_root()):
             if kind == _EXTENT_ITEM:
@@ -149,14 +169,16 @@ class _Trees:
             raise CaptureWhole("btrfs whose trees point outside of its chunks")
         return self._chunks[index]
 
-    def _items(self, root: int) -> Iterator[tuple[tuple[int, int, int], bytes]]:
-        """Key and data of every item of a tree, in the order of the keys."""
+    def _items(self, root: int, visited: list[int] | None = None) -> Iterator[tuple[tuple[int, int, int], bytes]]:
+        """Key and data of every item of a tree, in the order of the keys; its nodes are noted in ``visited``."""
         pending = [(root, -1)]
         nodes = 0
         while pending:
             logical, expected_level = pending.pop()
             nodes += 1
             node, level = self._node(logical, expected_level)
+            if visited is not None:
+                visited.append(logical)
             if nodes > _MAX_NODES:
                 raise CaptureWhole("btrfs whose trees do not end")
             (count,) = struct.unpack_from("<I", node, 96)

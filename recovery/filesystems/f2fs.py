@@ -9,7 +9,7 @@ import struct
 import zlib
 
 from recovery.extent import Extents
-from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, not_closed_cleanly
+from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, beyond_recovery
 from recovery.units import KIB
 
 _MAGIC = 0xF2F52010
@@ -41,9 +41,9 @@ def inspect(source: FilesystemSource) -> Inspection:
         raise CaptureWhole("F2FS without a sound checkpoint")
     _, flags = max(sound)
     if not flags & _UNMOUNTED:
-        raise not_closed_cleanly("F2FS", "its newest checkpoint is not that of an unmount")
+        raise beyond_recovery("F2FS", "its newest checkpoint is not that of an unmount")
     if flags & (_ERROR | _NEEDS_FSCK | _DISABLED):
-        raise not_closed_cleanly("F2FS", "its checkpoint says that it needs a check")
+        raise beyond_recovery("F2FS", "its checkpoint says that it needs a check")
     main_end = (main + (main_segments << log2_segment_blocks)) * _BLOCK
     rest = Extents([(main_end, max(0, source.size_bytes - main_end))])
     return Inspection(Extents([(0, main * _BLOCK)]), besides=rest)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 
 from recovery.extent import Extents
-from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, not_closed_cleanly
+from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, beyond_recovery
 from recovery.units import GIB, KIB
 
 _UNMOUNTED, _INCONSISTENT = 1 << 8, 1 << 11
@@ -22,9 +22,9 @@ def inspect(source: FilesystemSource) -> Inspection:
     if signature not in (b"H+", b"HX") or not block:
         raise CaptureWhole("HFS+ inside an HFS wrapper, or damaged")
     if not attributes & _UNMOUNTED:
-        raise not_closed_cleanly("HFS+", "it is marked in use")
+        raise beyond_recovery("HFS+", "it is marked in use")
     if attributes & _INCONSISTENT:
-        raise not_closed_cleanly("HFS+", "it is marked inconsistent")
+        raise beyond_recovery("HFS+", "it is marked inconsistent")
     places = struct.unpack_from(">16I", header, 128)
     bitmap = [(start * block, count * block) for start, count in zip(places[0::2], places[1::2], strict=True) if count]
     if any(offset + length > 4 * GIB for offset, length in bitmap):

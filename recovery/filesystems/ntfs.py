@@ -12,7 +12,7 @@ import struct
 
 from recovery.command import run
 from recovery.extent import Extents
-from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, not_closed_cleanly
+from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, beyond_recovery
 from recovery.units import KIB
 
 _VOLUME = 3  # the number of the volume's file record
@@ -36,7 +36,7 @@ def inspect(source: FilesystemSource) -> Inspection:
     if not 512 <= record_bytes <= 64 * KIB:
         raise CaptureWhole("its NTFS boot sector is damaged")
     if _volume_flags(source.read(table * cluster + _VOLUME * record_bytes, record_bytes)) & _DIRTY:
-        raise not_closed_cleanly("NTFS", "it is marked dirty")
+        raise beyond_recovery("NTFS", "it is marked dirty")
     probed = run(
         ["ntfs-3g.probe", "--readwrite", source.device],
         needed_for="seeing whether an NTFS filesystem was closed cleanly",
@@ -44,7 +44,7 @@ def inspect(source: FilesystemSource) -> Inspection:
         check=False,
     )
     if probed.status in _UNCLEAN:
-        raise not_closed_cleanly("NTFS", _UNCLEAN[probed.status])
+        raise beyond_recovery("NTFS", _UNCLEAN[probed.status])
     if not probed.ok:
         raise CaptureWhole(f"NTFS that ntfs-3g does not read: {probed.reason}")
     first_records = 16 * record_bytes

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recovery.devices.loop import read_only_loop
+from recovery.devices.loop import read_only_loop, view_loop
+from recovery.devices.overlay import View
 from recovery.errors import DeviceError
 from recovery.extent import Extent, Extents
 
@@ -31,8 +32,15 @@ class CaptureWhole(Exception):
         self.clean = clean
 
 
-def not_closed_cleanly(name: str, how_it_shows: str) -> CaptureWhole:
-    """The answer for a filesystem whose map may be stale."""
+class NotClosedCleanly(CaptureWhole):
+    """The answer for a filesystem whose map may be stale, and which its own way of recovery may bring up to date."""
+
+    def __init__(self, name: str, how_it_shows: str) -> None:
+        super().__init__(f"{name} was not closed cleanly ({how_it_shows})", clean=False)
+
+
+def beyond_recovery(name: str, how_it_shows: str) -> CaptureWhole:
+    """The answer for a filesystem that was not closed cleanly, and that nothing here brings up to date for certain."""
     return CaptureWhole(f"{name} was not closed cleanly ({how_it_shows})", clean=False)
 
 
@@ -50,7 +58,10 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class FilesystemSource:
-    """A partition to be read: ``device`` is a read-only loop device over it, ``size_bytes`` its length."""
+    """A partition to be read: ``device`` is a loop device over it or over a view of it, ``size_bytes`` its length.
+
+    Over the partition itself it is read-only.
+    """
 
     device: Path
     size_bytes: int
@@ -75,13 +86,25 @@ def open_source(path: Path, extent: Extent, logical_sector_bytes: int) -> Iterat
 
     Raises DeviceError when no loop device can be had.
     """
-    with read_only_loop(path, extent, logical_sector_bytes) as device:
-        try:
-            descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise DeviceError(f"{device} cannot be opened: {error.strerror}") from error
-        try:
-            size_bytes = os.lseek(descriptor, 0, os.SEEK_END)
-            yield FilesystemSource(device, size_bytes, descriptor)
-        finally:
-            os.close(descriptor)
+    with read_only_loop(path, extent, logical_sector_bytes) as device, _opened(device) as source:
+        yield source
+
+
+@contextmanager
+def open_view(view: View, logical_sector_bytes: int) -> Iterator[FilesystemSource]:
+    """A copy-on-write view behind a loop device that may be written.  Raises DeviceError when none can be had."""
+    with view_loop(view.path, logical_sector_bytes) as device, _opened(device) as source:
+        yield source
+
+
+@contextmanager
+def _opened(device: Path) -> Iterator[FilesystemSource]:
+    try:
+        descriptor = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DeviceError(f"{device} cannot be opened: {error.strerror}") from error
+    try:
+        size_bytes = os.lseek(descriptor, 0, os.SEEK_END)
+        yield FilesystemSource(device, size_bytes, descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,36 +1,34 @@
 """Which bytes of a partition are used.  The law: unknown means used.
 
-A filesystem's map is believed only when partclone has a program for it, its own module here found it closed cleanly,
-and the map agrees with what its superblock names.  Everything else is captured whole, and the reason is said.
+A filesystem's map is believed only when partclone has a program for it, its own module here found it closed cleanly
+or it was brought up to date on a copy (``unclean``), and the map agrees with what its superblock names.  Everything
+else is captured whole, and the reason is said.
 """
 
 from __future__ import annotations
 
 import logging
-import re
-import struct
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from recovery.command import run
-from recovery.devices.mapfile import MapError, parse_map
+from recovery.devices.mapfile import MapError
 from recovery.devices.probe import Content
 from recovery.errors import DeviceError, ProgramMissing
 from recovery.extent import Extent, Extents
 from recovery.filesystems import btrfs, ext, f2fs, fat, hfsplus, ntfs, xfs
-from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, open_source
+from recovery.filesystems.mapped import Interrupt, Map, make_map
+from recovery.filesystems.replay import Way, by_mounting, by_program
+from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, NotClosedCleanly, open_source
 from recovery.filesystems.swap import swap_header
+from recovery.filesystems.unclean import NONSENSE, Recovery, Unclean, united_map
 from recovery.units import format_bytes
 
 log = logging.getLogger(__name__)
 
 Method = Literal["map", "whole", "swap-header"]
-
-#: A map takes seconds to minutes; a program that takes longer hangs on a device that does not answer.
-_MAP_SECONDS = 1800
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +53,74 @@ class _Family:
 
     program: str
     inspect: Callable[[FilesystemSource], Inspection]
+    recovery: Recovery | None = None
 
+
+#: The kernel's ext4 driver also mounts ext3.  What the superblock says of errors may be "panic"; the tables of inodes
+#: that mkfs left for later are none of our business.
+_MOUNT_EXT = by_mounting("ext4", "errors=remount-ro,noinit_itable,nodiscard")
+_REPLAY_EXT = by_program("e2fsck", "-p", "-E", "journal_only", accepted=(0, 1))
+_CHECK_EXT = by_program("e2fsck", "-f", "-y", accepted=(0, 1))
+
+
+def _ways_of_ext(source: FilesystemSource) -> tuple[Way, ...]:
+    return (_MOUNT_EXT, _REPLAY_EXT) if ext.has_journal(source) else (_CHECK_EXT,)
+
+
+def _always(way: Way) -> Callable[[FilesystemSource], tuple[Way, ...]]:
+    return lambda _: (way,)
+
+
+_EXT = _Family(
+    "partclone.extfs",
+    ext.inspect,
+    Recovery(partial(ext.inspect, ask_closed=False), _ways_of_ext, areas=ext.bitmaps, by_partclone=False),
+)
+_XFS = _Family(
+    "partclone.xfs",
+    xfs.inspect,
+    Recovery(partial(xfs.inspect, ask_closed=False), _always(by_mounting("xfs", "nouuid"))),
+)
+_BTRFS = _Family(
+    "partclone.btrfs",
+    btrfs.inspect,
+    Recovery(
+        partial(btrfs.inspect, ask_closed=False),
+        _always(by_mounting("btrfs", "skip_balance,nodiscard")),
+        areas=btrfs.log_trees,
+    ),
+)
+_FAT = _Family(
+    "partclone.fat",
+    fat.inspect_fat,
+    Recovery(
+        partial(fat.inspect_fat, ask_closed=False),
+        _always(by_program("fsck.fat", "-a", "-w", accepted=(0, 1))),
+        closed_marks=fat.fat_closed_marks,
+        areas=fat.other_tables,
+    ),
+)
+_EXFAT = _Family(
+    "partclone.exfat",
+    fat.inspect_exfat,
+    Recovery(
+        partial(fat.inspect_exfat, ask_closed=False),
+        _always(by_program("fsck.exfat", "-y", accepted=(0, 1))),
+        closed_marks=fat.exfat_closed_marks,
+    ),
+)
 
 #: By blkid's name.  What partclone maps besides (APFS, JFS, Minix, NILFS2, Reiser, UFS) is captured whole: there is no
 #: way here to tell whether those were closed cleanly, and partclone's readers of them take no care either.
 _FAMILIES = {
-    "ext2": _Family("partclone.extfs", ext.inspect),
-    "ext3": _Family("partclone.extfs", ext.inspect),
-    "ext4": _Family("partclone.extfs", ext.inspect),
-    "xfs": _Family("partclone.xfs", xfs.inspect),
-    "btrfs": _Family("partclone.btrfs", btrfs.inspect),
+    "ext2": _EXT,
+    "ext3": _EXT,
+    "ext4": _EXT,
+    "xfs": _XFS,
+    "btrfs": _BTRFS,
     "ntfs": _Family("partclone.ntfs", ntfs.inspect),
-    "vfat": _Family("partclone.fat", fat.inspect_fat),
-    "exfat": _Family("partclone.exfat", fat.inspect_exfat),
+    "vfat": _FAT,
+    "exfat": _EXFAT,
     "f2fs": _Family("partclone.f2fs", f2fs.inspect),
     "hfsplus": _Family("partclone.hfsp", hfsplus.inspect),
 }
@@ -90,13 +143,14 @@ def used_extents(
     content: Content | None,
     logical_sector_bytes: int,
     scratch: Path | None = None,
-    interrupt: Callable[[], None] | None = None,
+    interrupt: Interrupt | None = None,
 ) -> Usage:
     """Which bytes of the partition ``extent`` (bytes) of the disk or image file ``path`` are used.
 
-    ``content`` is what ``probe`` saw there.  ``scratch`` is a folder for a short-lived map file, tens of bytes for each
-    fragment; by default the system's.  ``interrupt`` may raise to stop it.  Nothing is written to the source.  Whatever
-    goes wrong, a missing program too, makes the answer "whole", with the reason.
+    ``content`` is what ``probe`` saw there.  ``scratch`` is a folder for short-lived files, by default the system's: a
+    map, tens of bytes for each fragment, and what the replay of a journal changes, at most half of what is free there.
+    ``interrupt`` may raise to stop it.  Nothing is written to the source.  Whatever goes wrong, a missing program too,
+    makes the answer "whole", with the reason.
     """
     whole = Extents([(0, extent.length)])
     if content is None:
@@ -111,76 +165,50 @@ def used_extents(
                 raise CaptureWhole("it does not lie on the disk with its whole length")
             if family is None:
                 return Usage(swap_header(source).align(logical_sector_bytes, extent.length), "swap-header")
-            return _mapped(source, family, logical_sector_bytes, scratch, interrupt)
+            try:
+                inspection = family.inspect(source)
+            except NotClosedCleanly as answer:
+                unclean = answer
+            else:
+                made = make_map(source, family.program, inspection, scratch, interrupt)
+                return _usage(made, logical_sector_bytes, extent.length)
+        return _recovered(path, extent, family, unclean, logical_sector_bytes, scratch, interrupt)
     except CaptureWhole as answer:
         return Usage(whole, "whole", answer.reason, answer.clean)
     except (ProgramMissing, DeviceError, MapError) as error:
         return Usage(whole, "whole", error.message)
-    except (struct.error, ArithmeticError, ValueError, IndexError) as error:
+    except NONSENSE as error:
         log.warning("the %s filesystem at byte %d of %s: %r", content.type, extent.offset, path, error)
         return Usage(whole, "whole", f"the metadata of its {content.type} filesystem make no sense")
 
 
-def _mapped(
-    source: FilesystemSource,
+def _usage(made: Map, sector_bytes: int, size_bytes: int, unclean: str = "") -> Usage:
+    missed = f"{format_bytes(made.missed_bytes)} that partclone's map left out were added" if made.missed_bytes else ""
+    reason = "; ".join(filter(None, (unclean, missed)))
+    return Usage(made.used.align(sector_bytes, size_bytes), "map", reason, clean=not unclean, tool=made.tool)
+
+
+def _recovered(
+    path: Path,
+    extent: Extent,
     family: _Family,
+    unclean: NotClosedCleanly,
     sector_bytes: int,
     scratch: Path | None,
-    interrupt: Callable[[], None] | None,
+    interrupt: Interrupt | None,
 ) -> Usage:
-    inspection = family.inspect(source)
-    areas, tool = _partclone_map(source, family.program, scratch, interrupt)
-    added = inspection.required.union(inspection.besides)
-    end = max(added.end, *(extents.end for extents in areas.values()))
-    if end > source.size_bytes:
-        raise CaptureWhole(
-            f"its filesystem reaches to {format_bytes(end)}, the partition only to {format_bytes(source.size_bytes)}"
-        )
-    unused = areas.get("?", Extents())
-    missed = inspection.required.intersect(unused).total_bytes
-    reason = f"{format_bytes(missed)} that partclone's map left out were added" if missed else ""
-    used = unused.invert(Extent(0, source.size_bytes)).union(added)
-    return Usage(used.align(sector_bytes, source.size_bytes), "map", reason, clean=True, tool=tool)
-
-
-def _partclone_map(
-    source: FilesystemSource, program: str, scratch: Path | None, interrupt: Callable[[], None] | None
-) -> tuple[dict[str, Extents], str]:
-    """The areas that partclone tells used and unused, and its name with its version."""
-    with tempfile.TemporaryDirectory(prefix="recovery-map-", dir=scratch) as folder:
-        made = Path(folder, "domain")
-        # Its progress thread sleeps out the refresh time, two seconds by default, before partclone ends.
-        arguments: list[str | Path] = [program, "--domain", "--quiet", "--UI-fresh", "0", "--logfile", "/dev/null"]
-        ended = run(
-            [*arguments, "--source", source.device, "--overwrite", made],
-            needed_for="finding the used areas of a filesystem",
-            timeout_seconds=_MAP_SECONDS,
-            check=False,
-            interrupt=interrupt,
-        )
-        if not ended.ok:
-            raise CaptureWhole(f"{program} refused to map it: {_complaint(ended.stdout + ended.stderr)}")
-        try:
-            with made.open("rb") as lines:
-                areas = parse_map(lines, f"{program}'s map")
-            with made.open("rb") as lines:
-                version = re.search(rb"v(\d+(?:\.\d+)+)", lines.readline())
-        except OSError as error:
-            raise CaptureWhole(f"{program} left no map: {error.strerror}") from error
-    if not areas:
-        raise CaptureWhole(f"{program}'s map is empty")
-    return areas, f"{program} {version[1].decode()}" if version else program
-
-
-def _complaint(output: bytes) -> str:
-    """The line of partclone's output that says what is wrong: the last that is no heading and no progress."""
-    lines = [
-        line.strip()
-        for line in re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", output.decode(errors="replace")))
-    ]
-    telling = [
-        line
-        for line in lines
-        if line and not line.startswith(("Partclone fail", "Partclone v", "Elapsed", "Total Time"))
-    ]
-    return re.sub(r"^\w+\.c: ", "", telling[-1]) if telling else "it gave no reason"
+    """What is used of a filesystem that was not closed cleanly.  Raises CaptureWhole where that cannot be told."""
+    if family.recovery is None:
+        raise unclean
+    job = Unclean(path, extent, sector_bytes, family.program, family.inspect, family.recovery, scratch, interrupt)
+    try:
+        made = united_map(job)
+    except CaptureWhole as answer:
+        raise CaptureWhole(f"{unclean.reason}; {answer.reason}", clean=False) from answer
+    except (ProgramMissing, DeviceError, MapError) as error:
+        raise CaptureWhole(f"{unclean.reason}; {error.message}", clean=False) from error
+    except NONSENSE as error:
+        log.warning("the filesystem at byte %d of %s: %r", extent.offset, path, error)
+        raise CaptureWhole(f"{unclean.reason}; its metadata make no sense", clean=False) from error
+    how = "its map on disk, united with that of a copy brought up to date"
+    return _usage(made, sector_bytes, extent.length, f"{unclean.reason}: {how}")

@@ -10,7 +10,7 @@ import struct
 
 from recovery.command import run
 from recovery.extent import Extents
-from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, not_closed_cleanly
+from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection, NotClosedCleanly, beyond_recovery
 from recovery.units import MIB
 
 #: Features up to and including parent pointers (Linux 6.10); newer ones may hold data that the map does not know.
@@ -20,7 +20,7 @@ _MAX_BLOCKS = 1 << 32
 _MIN_GROUP = 1 * MIB
 
 
-def inspect(source: FilesystemSource) -> Inspection:
+def inspect(source: FilesystemSource, *, ask_closed: bool = True) -> Inspection:
     """Raises CaptureWhole for a log that is not empty, parts on other devices, or features that are not known."""
     superblock = source.read(0, 512)
     (magic, block_bytes, blocks, realtime_blocks) = struct.unpack_from(">4sIQQ", superblock)
@@ -38,8 +38,9 @@ def inspect(source: FilesystemSource) -> Inspection:
     if version & 0xF == 5 and (ro_compat & ~_KNOWN_RO_COMPAT or incompat & ~_KNOWN_INCOMPAT):
         raise CaptureWhole("XFS with features that this program does not know")
     if version & 0xF == 5 and incompat & _NEEDS_REPAIR:
-        raise not_closed_cleanly("XFS", "it is marked as in need of repair")
-    _check_log(source)
+        raise beyond_recovery("XFS", "it is marked as in need of repair")
+    if ask_closed:
+        _check_log(source)
 
     def place(block: int) -> int:
         """The byte offset of an XFS block number, whose upper bits are the group."""
@@ -60,6 +61,6 @@ def _check_log(source: FilesystemSource) -> None:
         check=False,
     )
     if b"state: <DIRTY>" in printed.stdout:
-        raise not_closed_cleanly("XFS", "its log holds changes that are not in place yet")
+        raise NotClosedCleanly("XFS", "its log holds changes that are not in place yet")
     if not printed.ok or b"state: <CLEAN>" not in printed.stdout:
         raise CaptureWhole(f"the log of XFS could not be examined: {printed.reason}")

@@ -196,6 +196,7 @@ def _record_partitions(domain: DiskDomain, table: PartitionTable | None) -> tupl
             reason=partition.usage.reason if partition.usage else "",
             tool=(partition.usage.tool or "") if partition.usage else "",
             content=partition.content,
+            clean=partition.usage.clean if partition.usage else None,
         )
         for partition in domain.partitions
     )

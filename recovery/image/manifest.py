@@ -58,7 +58,7 @@ class ImagePartition(msgspec.Struct, frozen=True, omit_defaults=True):
     """One partition of a captured disk; number 0 is a filesystem straight on the disk.
 
     ``method`` says how its used extents were found: ``map`` (the filesystem's own map), ``swap-header``, ``whole``
-    (``reason`` says why), or ``left-out``.
+    (``reason`` says why), or ``left-out``.  ``clean`` is whether its filesystem was closed cleanly (None: not known).
     """
 
     number: int
@@ -70,6 +70,7 @@ class ImagePartition(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     tool: str = ""
     content: Content | None = None
+    clean: bool | None = None
 
 
 class UnreadableArea(msgspec.Struct, frozen=True):

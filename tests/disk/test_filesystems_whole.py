@@ -37,6 +37,12 @@ def assert_whole(usage: Usage, size: int, reason: str, clean: bool | None = Fals
     assert usage.clean is clean
 
 
+def assert_mapped(usage: Usage, size: int, reason: str) -> None:
+    assert (usage.method, usage.clean) == ("map", False), usage.reason
+    assert usage.used.total_bytes < size // 2
+    assert reason in usage.reason
+
+
 def made(folder: Path, size: int, *mkfs: str) -> Path:
     image = blank(folder / "fs.img", size)
     run(*mkfs, image)
@@ -53,7 +59,9 @@ def made(folder: Path, size: int, *mkfs: str) -> Path:
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_a_crashed_filesystem_is_whole(mkfs: tuple[str, ...], size: int, reason: str, tmp_path: Path) -> None:
+def test_a_crashed_filesystem_is_whole_where_no_copy_of_it_can_be_brought_up_to_date(
+    mkfs: tuple[str, ...], size: int, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The crash is a copy of the disk, taken while the filesystem is mounted and a file has just been fsynced."""
     image, crashed = made(tmp_path, size, *mkfs), tmp_path / "crashed.img"
     with loop(image) as device, mounted(device, tmp_path / "mount") as at:
@@ -64,8 +72,12 @@ def test_a_crashed_filesystem_is_whole(mkfs: tuple[str, ...], size: int, reason:
             file.flush()
             os.fsync(file.fileno())
         shutil.copyfile(image, crashed)
-    assert_whole(usage_of(crashed), size, reason)
     assert usage_of(image).method == "map"
+    programs = [f"partclone.{name}" for name in ("extfs", "xfs", "btrfs")]
+    only_programs(tmp_path, monkeypatch, "losetup", "blkid", "xfs_logprint", *programs)
+    usage = usage_of(crashed)
+    assert_whole(usage, size, reason)
+    assert "unshare is not installed" in usage.reason
 
 
 def test_ext4_with_errors_is_whole(tmp_path: Path) -> None:
@@ -94,22 +106,24 @@ FAT = [("mkfs.fat", "-F16"), ("mkfs.fat", "-F32", "-s1")]
 
 
 @pytest.mark.parametrize("mkfs", FAT, ids=lambda mkfs: mkfs[1])
-def test_fat_marked_dirty_in_its_boot_sector_is_whole(mkfs: tuple[str, ...], tmp_path: Path) -> None:
+def test_fat_marked_dirty_in_its_boot_sector_is_mapped_and_that_is_said(mkfs: tuple[str, ...], tmp_path: Path) -> None:
     image = made(tmp_path, 64 * MIB, *mkfs)
     assert usage_of(image).method == "map"
     overwrite(image, 0x41 if "-F32" in mkfs else 0x25, b"\x01")
-    assert_whole(usage_of(image), 64 * MIB, "boot sector is marked dirty")
+    assert_mapped(usage_of(image), 64 * MIB, "boot sector is marked dirty")
 
 
 @pytest.mark.parametrize("mkfs", FAT, ids=lambda mkfs: mkfs[1])
 @pytest.mark.parametrize(("bit", "reason"), [(-1, "table is marked dirty"), (-2, "errors were noted")])
-def test_fat_marked_dirty_in_its_table_is_whole(mkfs: tuple[str, ...], bit: int, reason: str, tmp_path: Path) -> None:
+def test_fat_marked_in_its_table_is_whole_only_for_errors(
+    mkfs: tuple[str, ...], bit: int, reason: str, tmp_path: Path
+) -> None:
     image = made(tmp_path, 64 * MIB, *mkfs)
     table = 512 * struct.unpack("<H", read_at(image, 14, 2))[0]
     width, bits = (4, 28) if "-F32" in mkfs else (2, 16)
     entry = int.from_bytes(read_at(image, table + width, width), "little") & ~(1 << (bits + bit))
     overwrite(image, table + width, entry.to_bytes(width, "little"))
-    assert_whole(usage_of(image), 64 * MIB, reason)
+    (assert_mapped if bit == -1 else assert_whole)(usage_of(image), 64 * MIB, reason)
 
 
 def test_fat12_is_whole_because_partclone_misreads_it(tmp_path: Path) -> None:
@@ -123,7 +137,13 @@ def test_fat32_that_uses_its_second_table_is_whole(tmp_path: Path) -> None:
     assert_whole(usage_of(image), 64 * MIB, "another than its first table", clean=None)
 
 
-@pytest.mark.parametrize(("flags", "reason", "clean"), [(2, "dirty", False), (4, "dirty", False), (1, "two", None)])
+def test_exfat_marked_dirty_is_mapped_and_that_is_said(tmp_path: Path) -> None:
+    image = made(tmp_path, 32 * MIB, "mkfs.exfat")
+    overwrite(image, 106, b"\2")
+    assert_mapped(usage_of(image), 32 * MIB, "marked dirty")
+
+
+@pytest.mark.parametrize(("flags", "reason", "clean"), [(4, "failure of the medium", False), (1, "two", None)])
 def test_exfat_with_flags_set_is_whole(flags: int, reason: str, clean: bool | None, tmp_path: Path) -> None:
     image = made(tmp_path, 32 * MIB, "mkfs.exfat")
     overwrite(image, 106, bytes([flags]))
