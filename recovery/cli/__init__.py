@@ -1,4 +1,4 @@
-"""The command line: parse, call, print; errors become exit codes here and nowhere else."""
+"""The command line: parse, call, print; errors become exit codes."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import logging
 import os
 import signal
 import sys
-import traceback
 from typing import Annotated
 
 import typer
 
 import recovery
-from recovery.cli import disks, images, repository
+from recovery.cli import disks, failures, images, jobs, repository
 from recovery.cli.options import Common
 from recovery.cli.output import Output
-from recovery.errors import ExitCode, RecoveryError, UsageError
+from recovery.errors import ExitCode, UsageError
 
 app = typer.Typer(
     name="recovery",
@@ -52,6 +51,7 @@ def common(
 disks.register(app)
 repository.register(app)
 images.register(app)
+jobs.register(app)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -69,28 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
     except typer.Abort:
         output.failure("stopped as asked", "", ExitCode.CANCELLED)
         code = ExitCode.CANCELLED
-    except RecoveryError as error:
-        output.failure(error.message, error.hint, error.exit_code)
-        code = error.exit_code
     except BrokenPipeError:
         os._exit(ExitCode.BUG)  # there is nobody left to tell, and flushing would fail again
     except Exception as error:  # noqa: BLE001 - the last place that can tell a person
-        code = _usage_or_bug(error, output)
+        code = failures.tell(error, output)
     sys.exit(int(code or 0))
-
-
-def _usage_or_bug(error: Exception, output: Output) -> int:
-    """A mistake in the words typed is told by click's own error; anything else is a bug of this program."""
-    message = getattr(error, "format_message", None)
-    if message is not None:
-        output.failure(message(), "'recovery COMMAND --help' says what it takes.", ExitCode.USAGE)
-        return ExitCode.USAGE
-    if os.environ.get("RECOVERY_DEBUG"):
-        traceback.print_exception(error, file=sys.stderr)
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    output.failure(
-        f"this is a bug: {type(error).__name__}: {error} ({where.name}, line {where.lineno})",
-        "Please report it; RECOVERY_DEBUG=1 shows more.",
-        ExitCode.BUG,
-    )
-    return ExitCode.BUG

@@ -3,38 +3,29 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from recovery.cli.launch import Operation, launch
+from recovery.cli.operations import (
+    CaptureRequest,
+    CloneRequest,
+    Request,
+    RestoreRequest,
+    VerifyRequest,
+    capture_disks,
+    clone_disk,
+    restore_disk,
+    verify_image,
+)
 from recovery.cli.options import Common
 from recovery.cli.output import Output
-from recovery.cli.report import (
-    capture_document,
-    restore_document,
-    restore_plan_document,
-    show_capture_plan,
-    show_restore_plan,
-    tell_capture,
-    tell_restore,
-    tell_verify,
-    verify_document,
-)
-from recovery.cli.repository import Snapshot, open_image
-from recovery.errors import Cancelled, DeviceError, ExitCode, Refused, RepositoryDamaged, UsageError
-from recovery.image.capture import CaptureOptions, capture
-from recovery.image.capture_plan import Choice, check_space, plan_capture
-from recovery.image.clone import clone
+from recovery.cli.repository import Snapshot
+from recovery.errors import UsageError
 from recovery.image.layout import CHUNK_BYTES
-from recovery.image.machine import this_machine
-from recovery.image.restore import restore
-from recovery.image.restore_plan import RestorePlan, plan_clone, plan_restore
-from recovery.image.verify import verify
-from recovery.progress import Progress
-from recovery.repository.repository import Repository
 from recovery.units import KIB, MIB, parse_bytes
 
 Level = Annotated[int, typer.Option("--level", metavar="1-19", help="zstd's compression level.", min=1, max=19)]
@@ -87,43 +78,23 @@ def capture_command(
 ) -> None:
     """Capture disks as a system image.  The sources are only read."""
     common: Common = context.obj.merged(repo, password_file, no_password, json)
-    output, progress = Output(common.json), Progress()
-    choice = Choice(_numbers(only), _numbers(without) or frozenset())
+    output = Output(common.json)
     if len(sources) > 1 and (only or without):
         raise UsageError("--only and --without go with one disk", "Capture the disks one by one.")
-    chunk_bytes = _chunk_bytes(chunk_size)
+    request = CaptureRequest(
+        sources=tuple(sources),
+        only=_numbers(only),
+        without=_numbers(without) or frozenset(),
+        level=level,
+        verify=not no_verify,
+        space_check=not no_space_check,
+        hostname=host,
+        tags=tuple(tag or ()),
+        chunk_bytes=_chunk_bytes(chunk_size),
+        dry_run=dry_run,
+    )
     repository = common.open()
-    with output.work(progress) as work, repository.lock() as lock, ExitStack() as held:
-        for problem in repository.load_index(present_only=True):
-            output.warn(problem)
-        plan = plan_capture(
-            sources,
-            repository,
-            progress,
-            held,
-            choice=choice,
-            chunk_bytes=chunk_bytes,
-            machine_uuid=this_machine().uuid,
-            level=level,
-        )
-        with work.paused():
-            show_capture_plan(output, plan, repository.store)
-        if not no_space_check:
-            check_space(plan, repository.store)
-        if dry_run:
-            return
-        options = CaptureOptions(
-            level=level, verify=not no_verify, chunk_bytes=chunk_bytes, hostname=host, tags=tuple(tag or ())
-        )
-        try:
-            result = capture(repository, lock, plan, progress, options)
-        except Cancelled as stopped:
-            stopped.hint = "What was stored until now is kept: the next capture of this disk goes on from there."
-            raise
-    output.event("summary", **capture_document(result))
-    tell_capture(output, result)
-    if not result.complete:
-        raise typer.Exit(ExitCode.INCOMPLETE)
+    _launch(request, partial(capture_disks, request, repository), output, foreground=dry_run)
 
 
 def restore_command(
@@ -144,44 +115,27 @@ def restore_command(
     dry_run: DryRun = False,
     yes: Yes = False,
     no_verify: NoVerify = False,
-    partial: Annotated[bool, typer.Option("--partial", help="Write zeros where the repository is damaged.")] = False,
+    partial_: Annotated[bool, typer.Option("--partial", help="Write zeros where the repository is damaged.")] = False,
     differential: Differential = False,
     break_members: BreakMembers = False,
 ) -> None:
     """Write a captured disk, or one partition of it, onto TARGET, which is overwritten."""
     common: Common = context.obj.merged(repo, password_file, no_password, json)
-    output, progress = Output(common.json), Progress()
+    request = RestoreRequest(
+        snapshot=snapshot,
+        target=target,
+        disk=disk,
+        partition=partition,
+        to_partition=to_partition,
+        verify=not no_verify,
+        partial=partial_,
+        differential=differential,
+        break_members=break_members,
+        confirmed=yes,
+        dry_run=dry_run,
+    )
     repository = common.open()
-    with _shared_lock(repository, output) as settle:
-        image = open_image(repository, snapshot, output).disk(disk)
-        plan = plan_restore(
-            image,
-            target,
-            repository=repository.store.root,
-            partition=partition,
-            to_partition=to_partition,
-            accept_breaks=break_members,
-            partial=partial,
-        )
-        missing = image.missing(plan.source)
-        if missing and not partial:
-            raise RepositoryDamaged(
-                f"the repository lacks {len(missing)} chunks of this image, the first because {missing[0]}; "
-                f"{target} is untouched",
-                "'recovery verify' says what is hit; --partial writes the rest and zeros there.",
-            )
-        show_restore_plan(output, plan, image.record)
-        output.event("plan", **restore_plan_document(plan))
-        if dry_run:
-            return
-        _confirm(output, plan, yes)
-        settle()
-        with output.work(progress):
-            result = restore(image, plan, progress, verify=not no_verify, partial=partial, differential=differential)
-    output.event("summary", **restore_document(result))
-    tell_restore(output, plan, result)
-    if not result.complete:
-        raise typer.Exit(ExitCode.INCOMPLETE)
+    _launch(request, partial(restore_disk, request, repository), Output(common.json), foreground=dry_run)
 
 
 def clone_command(
@@ -196,22 +150,17 @@ def clone_command(
     break_members: BreakMembers = False,
 ) -> None:
     """Copy a disk onto another, used parts only, without a repository."""
-    output, progress = Output(context.obj.merged(json=json).json), Progress()
-    with ExitStack() as held:
-        with output.work(progress):
-            planned = plan_capture([source], None, progress, held).disks[0]
-            plan = plan_clone(planned, target, accept_breaks=break_members)
-        show_restore_plan(output, plan, planned.record)
-        output.event("plan", **restore_plan_document(plan))
-        if dry_run:
-            return
-        _confirm(output, plan, yes)
-        with output.work(progress):
-            result = clone(planned, plan, progress, verify=not no_verify, differential=differential)
-    output.event("summary", **restore_document(result))
-    tell_restore(output, plan, result)
-    if not result.complete:
-        raise typer.Exit(ExitCode.INCOMPLETE)
+    request = CloneRequest(
+        source=source,
+        target=target,
+        verify=not no_verify,
+        differential=differential,
+        break_members=break_members,
+        confirmed=yes,
+        dry_run=dry_run,
+    )
+    output = Output(context.obj.merged(json=json).json)
+    _launch(request, partial(clone_disk, request), output, foreground=dry_run)
 
 
 def verify_command(
@@ -224,49 +173,14 @@ def verify_command(
 ) -> None:
     """Check that a system image can be restored: hash its packs, open and hash its blobs."""
     common: Common = context.obj.merged(repo, password_file, no_password, json)
-    output, progress = Output(common.json), Progress()
+    request = VerifyRequest(snapshot)
     repository = common.open()
-    with _shared_lock(repository, output) as settle:
-        image = open_image(repository, snapshot, output)
-        settle()
-        with output.work(progress):
-            result = verify(image, progress)
-    output.event("summary", **verify_document(image, result))
-    tell_verify(output, image, result)
-    if not result.sound:
-        raise typer.Exit(ExitCode.REPOSITORY_DAMAGED)
+    _launch(request, partial(verify_image, request, repository), Output(common.json))
 
 
-@contextmanager
-def _shared_lock(repository: Repository, output: Output) -> Iterator[Callable[[], None]]:
-    """A reader's lock, and what to call before the long work begins.
-
-    A repository on a read-only medium is read without one: nothing can change it there.
-    """
-    with ExitStack() as held:
-        try:
-            lock = held.enter_context(repository.lock())
-        except DeviceError as error:
-            output.warn(f"the repository cannot be locked, and is read as it is: {error.message}")
-            yield lambda: None
-            return
-        yield lock.settle
-
-
-def _confirm(output: Output, plan: RestorePlan, yes: bool) -> None:
-    """Have the target's short name typed.  Raises Cancelled, or Refused where nobody can be asked."""
-    if yes:
-        return
-    if output.json or not sys.stdin.isatty():
-        raise Refused("the plan was not confirmed, and there is nobody to ask", "Say --yes when the plan is right.")
-    name = plan.target.short_name
-    try:
-        typed = input(f"Type {name} to overwrite it, anything else to stop: ")
-    except (EOFError, KeyboardInterrupt):
-        typed = ""
-        output.say()
-    if typed.strip() != name:
-        raise Cancelled(f"not confirmed; {plan.target.path} is untouched", "Nothing was written.")
+def _launch(request: Request, operation: Operation, output: Output, *, foreground: bool = False) -> NoReturn:
+    """Do it as a job, be its screen, and end with its exit code."""
+    sys.exit(launch(request.kind, request.what, operation, output, foreground=foreground))
 
 
 def _numbers(text: str | None) -> frozenset[int] | None:

@@ -25,10 +25,14 @@ from rich.table import Table
 from recovery.command import kill_running
 from recovery.errors import ExitCode, RecoveryError
 from recovery.inventory import shown
+from recovery.jobs.events import encode_event
+from recovery.jobs.running import status_fields
 from recovery.progress import Progress, ProgressSnapshot
 from recovery.units import format_bytes, format_seconds
 
-_TERMINAL_SECONDS, _JSON_SECONDS, _PLAIN_SECONDS = 0.2, 1.0, 15.0
+#: How often a bar is drawn, and a plain line printed.
+TERMINAL_SECONDS, PLAIN_SECONDS = 0.2, 15.0
+_JSON_SECONDS = 1.0
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -38,7 +42,7 @@ class Output:
     def __init__(self, json: bool) -> None:
         self.json = json
         self._out = Console(highlight=False, soft_wrap=True)
-        self._err = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
         self.terminal = threading.Lock()
         self.wanted = threading.Event()
 
@@ -51,7 +55,7 @@ class Output:
     def event(self, kind: str, **fields: Any) -> None:
         """One line of JSON; nothing without ``--json``."""
         if self.json:
-            print_raw(msgspec.json.encode({"message_type": kind, **fields}))
+            print_raw(encode_event(kind, fields))
 
     def say(self, text: str = "") -> None:
         """A line for people; nothing with ``--json``."""
@@ -68,20 +72,49 @@ class Output:
         if self.json:
             self.event("warning", message=text)
         else:
-            self._err.print(shown(f"Warning: {text}"), markup=False)
+            self.errors.print(shown(f"Warning: {text}"), markup=False)
 
     def warn_beside(self, text: str) -> None:
         """As ``warn``, beside the one document that answers a question: on standard error even with ``--json``."""
-        self._err.print(shown(f"Warning: {text}"), markup=False)
+        self.errors.print(shown(f"Warning: {text}"), markup=False)
+
+    def diagnose(self, text: str) -> None:
+        """What helps to find a fault, or stands beside the work: on standard error."""
+        self.errors.print(shown_lines(text), markup=False)
 
     def failure(self, message: str, hint: str, code: int) -> None:
         """Why the command ends."""
         if self.json:
             self.event("error", code=int(code), message=message, hint=hint)
             return
-        self._err.print(shown(f"Error: {_sentence(message)}"), markup=False)
+        self.errors.print(shown(f"Error: {_sentence(message)}"), markup=False)
         if hint:
-            self._err.print(shown(f"       {hint}"), markup=False)
+            self.errors.print(shown(f"       {hint}"), markup=False)
+
+    # -- questions
+
+    @property
+    def live(self) -> bool:
+        """Whether a bar can be drawn."""
+        return not self.json and self.errors.is_terminal
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether there is a person to answer."""
+        return not self.json and sys.stdin.isatty()
+
+    def prompt(self, question: str) -> None:
+        """Print a question, so that the answer is typed behind it."""
+        sys.stdout.write(question)
+        sys.stdout.flush()
+
+    def ask(self, question: str) -> str:
+        """What a person answers; empty when they decline."""
+        try:
+            return input(question)
+        except (EOFError, KeyboardInterrupt):
+            self.say()
+            return ""
 
     # -- work
 
@@ -90,7 +123,7 @@ class Output:
         """Show ``progress`` for the time of the block.  A first interrupt cancels it, a second ends at once."""
         ended = threading.Event()
         previous = {number: signal.signal(number, self._stopper(progress)) for number in _STOPS}
-        show = self._show_events if self.json else self._show_bar if self._err.is_terminal else self._show_lines
+        show = self._show_events if self.json else self._show_bar if self.errors.is_terminal else self._show_lines
         thread = threading.Thread(target=show, args=(progress, ended), name="progress", daemon=True)
         thread.start()
         try:
@@ -118,29 +151,19 @@ class Output:
 
     def _show_events(self, progress: Progress, ended: threading.Event) -> None:
         while not ended.wait(_JSON_SECONDS):
-            now = progress.snapshot()
-            self.event(
-                "status",
-                phase=now.phase,
-                percent_done=now.ratio,
-                bytes_done=now.done_bytes,
-                total_bytes=now.total_bytes,
-                bytes_per_second=round(now.bytes_per_second),
-                seconds_remaining=now.remaining_seconds,
-                **now.counters,
-            )
+            self.event("status", **status_fields(progress))
 
     def _show_lines(self, progress: Progress, ended: threading.Event) -> None:
-        while not ended.wait(_PLAIN_SECONDS):
-            self._err.print(_line(progress.snapshot()), markup=False)
+        while not ended.wait(PLAIN_SECONDS):
+            self.errors.print(line(progress.snapshot()), markup=False)
 
     def _show_bar(self, progress: Progress, ended: threading.Event) -> None:
         while not ended.is_set():
             with self.terminal:  # a bar is never drawn into a table
-                with Live(console=self._err, transient=True, auto_refresh=False) as live:
-                    while not (ended.wait(_TERMINAL_SECONDS) or self.wanted.is_set()):
-                        live.update(_bar(progress.snapshot()), refresh=True)
-            while self.wanted.is_set() and not ended.wait(_TERMINAL_SECONDS):
+                with Live(console=self.errors, transient=True, auto_refresh=False) as live:
+                    while not (ended.wait(TERMINAL_SECONDS) or self.wanted.is_set()):
+                        live.update(bar(progress.snapshot()), refresh=True)
+            while self.wanted.is_set() and not ended.wait(TERMINAL_SECONDS):
                 pass
 
 
@@ -161,6 +184,11 @@ class Work:
             self._output.wanted.clear()
 
 
+def shown_lines(text: str) -> str:
+    """As ``shown``, line by line."""
+    return "\n".join(shown(line) for line in text.splitlines())
+
+
 def print_raw(data: bytes) -> None:
     """A line on standard output, whatever the locale."""
     sys.stdout.flush()
@@ -168,7 +196,8 @@ def print_raw(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def _line(now: ProgressSnapshot) -> str:
+def line(now: ProgressSnapshot) -> str:
+    """A running operation in one line."""
     if not now.total_bytes:
         return f"{now.phase} ..."
     parts = [
@@ -184,9 +213,10 @@ def _line(now: ProgressSnapshot) -> str:
     return ", ".join(parts)
 
 
-def _bar(now: ProgressSnapshot) -> RenderableType:
+def bar(now: ProgressSnapshot) -> RenderableType:
+    """A running operation as a bar, and the line."""
     row = Table.grid(padding=(0, 1))
-    row.add_row(ProgressBar(total=now.total_bytes or None, completed=now.done_bytes, width=24), _line(now))
+    row.add_row(ProgressBar(total=now.total_bytes or None, completed=now.done_bytes, width=24), line(now))
     return row
 
 

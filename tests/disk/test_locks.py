@@ -29,6 +29,7 @@ from tests.support.images import (
     restic,
     restic_check,
 )
+from tests.support.program import job_of
 from tests.support.restic import restic_binaries, restic_id, restic_version
 
 pytestmark = [pytest.mark.disk, pytest.mark.skipif(os.geteuid() != 0, reason="captures disks, which only root may")]
@@ -169,7 +170,7 @@ def test_what_we_leave_when_we_are_killed_is_passed_over_by_both(program: Path, 
     line = recovery_line("capture", disk)
     with subprocess.Popen(line, cwd=PROJECT, env=environment(repository), stderr=subprocess.DEVNULL) as capturing:
         wait_for(lambda: locks(repository), capturing)
-        capturing.kill()
+        os.kill(job_of(capturing), signal.SIGKILL)
     assert len(locks(repository)) == 1
     recovery(repository, "capture", disk)
     restic(program, repository, "unlock")
@@ -184,10 +185,10 @@ def test_restics_question_whether_we_live_does_not_end_us(program: Path, reposit
     line = recovery_line("capture", disk)
     with subprocess.Popen(line, cwd=PROJECT, env=environment(repository), stderr=subprocess.DEVNULL) as capturing:
         wait_for(lambda: locks(repository), capturing)
-        capturing.send_signal(signal.SIGSTOP)
+        os.kill(job := job_of(capturing), signal.SIGSTOP)
         restic(program, repository, "unlock")
         assert len(locks(repository)) == 1
-        capturing.send_signal(signal.SIGCONT)
+        os.kill(job, signal.SIGCONT)
     assert capturing.returncode == 0
     recovery(repository, "verify")
 
@@ -197,9 +198,9 @@ def test_a_lock_taken_away_in_the_middle_ends_a_capture_before_it_publishes(repo
     line = recovery_line("capture", disk)
     with subprocess.Popen(line, cwd=PROJECT, env=environment(repository), stderr=subprocess.PIPE) as capturing:
         wait_for(lambda: locks(repository), capturing)
-        capturing.send_signal(signal.SIGSTOP)
+        os.kill(job := job_of(capturing), signal.SIGSTOP)
         restic(program, repository, "unlock", "--remove-all")
-        capturing.send_signal(signal.SIGCONT)
+        os.kill(job, signal.SIGCONT)
         assert b"removed by somebody else" in capturing.communicate(timeout=240)[1]
     assert capturing.returncode == LOCKED
     assert list((repository / "snapshots").iterdir()) == list((repository / "index").iterdir()) == []

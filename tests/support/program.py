@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,20 @@ def start(*arguments: str | Path, repository: Path | None = None) -> subprocess.
         stderr=subprocess.PIPE,
         env=environment(repository),
     )
+
+
+def job_of(screen: subprocess.Popen[bytes]) -> int:
+    """The process that does the work, of which the one that was started is only the screen; waits until it is there."""
+    ends = time.monotonic() + 60
+    while time.monotonic() < ends:
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError, IndexError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split() if entry.name.isdigit() else []
+                if fields and int(fields[1]) == screen.pid and int(fields[3]) == int(entry.name):  # it leads a session
+                    return int(entry.name)
+        assert screen.poll() is None, f"it ended too early, with {screen.returncode}"
+        time.sleep(0.005)
+    raise AssertionError("no job was started")
 
 
 def interrupt_when(process: subprocess.Popen[bytes], ready: Callable[[], bool], times: int = 1) -> Ran:

@@ -1,0 +1,262 @@
+"""What ``capture``, ``restore``, ``clone`` and ``verify`` do once it is said what is wanted; they run as jobs.
+
+A request is a plain value, so that the command line and the interface start the same thing.  An operation says what
+there is to say through an ``Output`` and gives the exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from recovery.cli.output import Output
+from recovery.cli.report import (
+    capture_document,
+    restore_document,
+    restore_plan_document,
+    show_capture_plan,
+    show_restore_plan,
+    tell_capture,
+    tell_restore,
+    tell_verify,
+    verify_document,
+)
+from recovery.cli.repository import open_image
+from recovery.errors import Cancelled, DeviceError, ExitCode, Refused, RepositoryDamaged
+from recovery.image.capture import CaptureOptions, capture
+from recovery.image.capture_plan import Choice, check_space, plan_capture
+from recovery.image.clone import clone
+from recovery.image.layout import CHUNK_BYTES
+from recovery.image.machine import this_machine
+from recovery.image.restore import restore
+from recovery.image.restore_plan import RestorePlan, plan_clone, plan_restore
+from recovery.image.verify import verify
+from recovery.inventory import shown
+from recovery.progress import Progress
+from recovery.repository.repository import Repository
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureRequest:
+    """Capture ``sources``.  ``only`` and ``without``: partition numbers of a single source."""
+
+    sources: tuple[Path, ...]
+    only: frozenset[int] | None = None
+    without: frozenset[int] = frozenset()
+    level: int = 3
+    verify: bool = True
+    space_check: bool = True
+    hostname: str = ""
+    tags: tuple[str, ...] = ()
+    chunk_bytes: int = CHUNK_BYTES
+    dry_run: bool = False
+
+    kind = "capture"
+
+    @property
+    def what(self) -> str:
+        """Its sources, in words."""
+        return shown(", ".join(map(str, self.sources)))
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreRequest:
+    """Write a disk of ``snapshot``, or ``partition`` of it, onto ``target``.  ``confirmed``: do not ask."""
+
+    snapshot: str
+    target: Path
+    disk: str | None = None
+    partition: int | None = None
+    to_partition: int | None = None
+    verify: bool = True
+    partial: bool = False
+    differential: bool = False
+    break_members: bool = False
+    confirmed: bool = False
+    dry_run: bool = False
+
+    kind = "restore"
+
+    @property
+    def what(self) -> str:
+        """Its snapshot and target, in words."""
+        return shown(f"{self.snapshot} to {self.target}")
+
+
+@dataclass(frozen=True, slots=True)
+class CloneRequest:
+    """Write the disk ``source`` onto ``target``.  ``confirmed``: do not ask."""
+
+    source: Path
+    target: Path
+    verify: bool = True
+    differential: bool = False
+    break_members: bool = False
+    confirmed: bool = False
+    dry_run: bool = False
+
+    kind = "clone"
+
+    @property
+    def what(self) -> str:
+        """Its source and target, in words."""
+        return shown(f"{self.source} to {self.target}")
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyRequest:
+    """Check ``snapshot``."""
+
+    snapshot: str
+
+    kind = "verify"
+
+    @property
+    def what(self) -> str:
+        """Its snapshot."""
+        return shown(self.snapshot)
+
+
+Request = CaptureRequest | RestoreRequest | CloneRequest | VerifyRequest
+
+
+def capture_disks(request: CaptureRequest, repository: Repository, output: Output, progress: Progress) -> ExitCode:
+    """Plan, and unless it is a dry run, capture."""
+    with output.work(progress) as work, repository.lock() as lock, ExitStack() as held:
+        for problem in repository.load_index(present_only=True):
+            output.warn(problem)
+        plan = plan_capture(
+            request.sources,
+            repository,
+            progress,
+            held,
+            choice=Choice(request.only, request.without),
+            chunk_bytes=request.chunk_bytes,
+            machine_uuid=this_machine().uuid,
+            level=request.level,
+        )
+        with work.paused():
+            show_capture_plan(output, plan, repository.store)
+        if request.space_check:
+            check_space(plan, repository.store)
+        if request.dry_run:
+            return ExitCode.DONE
+        options = CaptureOptions(
+            level=request.level,
+            verify=request.verify,
+            chunk_bytes=request.chunk_bytes,
+            hostname=request.hostname,
+            tags=request.tags,
+        )
+        try:
+            result = capture(repository, lock, plan, progress, options)
+        except Cancelled as stopped:
+            stopped.hint = "What was stored until now is kept: the next capture of this disk goes on from there."
+            raise
+    output.event("summary", **capture_document(result))
+    tell_capture(output, result)
+    return ExitCode.DONE if result.complete else ExitCode.INCOMPLETE
+
+
+def restore_disk(request: RestoreRequest, repository: Repository, output: Output, progress: Progress) -> ExitCode:
+    """Plan, show it, have it confirmed, and restore."""
+    with _shared_lock(repository, output) as settle:
+        image = open_image(repository, request.snapshot, output).disk(request.disk)
+        plan = plan_restore(
+            image,
+            request.target,
+            repository=repository.store.root,
+            partition=request.partition,
+            to_partition=request.to_partition,
+            accept_breaks=request.break_members,
+            partial=request.partial,
+        )
+        missing = image.missing(plan.source)
+        if missing and not request.partial:
+            raise RepositoryDamaged(
+                f"the repository lacks {len(missing)} chunks of this image, the first because {missing[0]}; "
+                f"{request.target} is untouched",
+                "'recovery verify' says what is hit; --partial writes the rest and zeros there.",
+            )
+        show_restore_plan(output, plan, image.record)
+        output.event("plan", **restore_plan_document(plan))
+        if request.dry_run:
+            return ExitCode.DONE
+        _confirm(output, plan, progress, request.confirmed)
+        settle()
+        with output.work(progress):
+            result = restore(
+                image,
+                plan,
+                progress,
+                verify=request.verify,
+                partial=request.partial,
+                differential=request.differential,
+            )
+    output.event("summary", **restore_document(result))
+    tell_restore(output, plan, result)
+    return ExitCode.DONE if result.complete else ExitCode.INCOMPLETE
+
+
+def clone_disk(request: CloneRequest, output: Output, progress: Progress) -> ExitCode:
+    """Plan, show it, have it confirmed, and clone."""
+    with ExitStack() as held:
+        with output.work(progress):
+            planned = plan_capture([request.source], None, progress, held).disks[0]
+            plan = plan_clone(planned, request.target, accept_breaks=request.break_members)
+        show_restore_plan(output, plan, planned.record)
+        output.event("plan", **restore_plan_document(plan))
+        if request.dry_run:
+            return ExitCode.DONE
+        _confirm(output, plan, progress, request.confirmed)
+        with output.work(progress):
+            result = clone(planned, plan, progress, verify=request.verify, differential=request.differential)
+    output.event("summary", **restore_document(result))
+    tell_restore(output, plan, result)
+    return ExitCode.DONE if result.complete else ExitCode.INCOMPLETE
+
+
+def verify_image(request: VerifyRequest, repository: Repository, output: Output, progress: Progress) -> ExitCode:
+    """Check an image."""
+    with _shared_lock(repository, output) as settle:
+        image = open_image(repository, request.snapshot, output)
+        settle()
+        with output.work(progress):
+            result = verify(image, progress)
+    output.event("summary", **verify_document(image, result))
+    tell_verify(output, image, result)
+    return ExitCode.DONE if result.sound else ExitCode.REPOSITORY_DAMAGED
+
+
+@contextmanager
+def _shared_lock(repository: Repository, output: Output) -> Iterator[Callable[[], None]]:
+    """A reader's lock, and what to call before the long work begins.
+
+    A repository on a read-only medium is read without one: nothing can change it there.
+    """
+    with ExitStack() as held:
+        try:
+            lock = held.enter_context(repository.lock())
+        except DeviceError as error:
+            output.warn(f"the repository cannot be locked, and is read as it is: {error.message}")
+            yield lambda: None
+            return
+        yield lock.settle
+
+
+def _confirm(output: Output, plan: RestorePlan, progress: Progress, confirmed: bool) -> None:
+    """Have the target's short name typed.  Raises Cancelled, or Refused where nobody can be asked."""
+    untouched = f"{plan.target.path} is untouched"
+    try:
+        progress.check()
+    except Cancelled as stopped:
+        raise Cancelled(f"stopped as asked; {untouched}", "Nothing was written.") from stopped
+    if confirmed:
+        return
+    if not output.can_ask:
+        raise Refused("the plan was not confirmed, and there is nobody to ask", "Say --yes when the plan is right.")
+    name = plan.target.short_name
+    if output.ask(f"Type {shown(name)} to overwrite it, anything else to stop: ").strip() != name:
+        raise Cancelled(f"not confirmed; {untouched}", "Nothing was written.")

@@ -1,0 +1,244 @@
+"""A screen that watches a job: prints what it says, draws its bar, passes on what a person wants.
+
+Ctrl-C stops the job at its next safe point, a second one at once; Ctrl-\\ leaves the screen and lets the job run on,
+as does whatever else ends the screen: a closed terminal, a lost line, a signal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import msgspec
+from rich.live import Live
+
+from recovery.cli.output import PLAIN_SECONDS, TERMINAL_SECONDS, Output, bar, line, print_raw
+from recovery.errors import ExitCode
+from recovery.jobs.control import Order
+from recovery.jobs.events import SCREEN_ONLY
+from recovery.jobs.watching import Watcher
+
+_POLL_SECONDS = 0.1
+#: After so long a job that was to end at once is killed, and after as long again it is left alone: the kernel holds it.
+_STUBBORN_SECONDS = 5.0
+_DETACHES = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+class _Line(msgspec.Struct):
+    message_type: str
+    text: str = ""
+    message: str = ""
+    hint: str = ""
+    code: int = 0
+
+
+class Screen:
+    """Shows one job, from wherever it is, until it ends."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._interrupts = 0
+        self._detached = 0
+        self._asking = False
+        self._woken = -1
+        self._live: Live | None = None
+        self._drawn = time.monotonic()
+        self._stopped_at: float | None = None
+        self._killed = False
+
+    @contextmanager
+    def signals(self) -> Iterator[None]:
+        """Take interrupts for the job, and other ends for this screen, for the time of the block."""
+        self._woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        woken_before = signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
+        previous = {number: signal.signal(number, self._signalled) for number in (signal.SIGINT, *_DETACHES)}
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(woken_before)
+            os.close(self._woken)
+            os.close(waker)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            self._interrupts += 1
+        else:
+            self._detached = number
+
+    def show(self, watcher: Watcher, *, late: bool = False) -> int:
+        """Follow the job to its end; its exit code, or that of a screen that left it before.
+
+        ``late``: it may have said much already, of which only what still matters is shown.
+        """
+        try:
+            if late:
+                for data in _in_short(watcher.events()):
+                    self._print(data)
+            code = self._follow(watcher)
+        except OSError:  # the terminal is gone, or whoever read from us
+            code = ExitCode.BUG
+            with suppress(OSError):
+                self._say_goodbye(watcher)
+        return self._leave(watcher) if code is None else code
+
+    def end(self, watcher: Watcher, *, now: bool) -> int:
+        """Stop the job, ``now`` or at its next safe point, and see how it ends; an interrupt leaves it alone."""
+        watcher.events()
+        watcher.order(Order("stop" if now else "cancel"))
+        self._stopped_at = time.monotonic() if now else None
+        with self.signals():
+            while not (self._interrupts or self._detached):
+                ended = watcher.ended
+                for data in watcher.events():
+                    self._print(data)
+                if ended:
+                    return self._end(watcher)
+                if not self._insist(watcher):
+                    return ExitCode.CANCELLED
+                self._wait(watcher)
+        return self._leave(watcher)
+
+    def _follow(self, watcher: Watcher) -> int | None:
+        passed = 0
+        while True:
+            ended = watcher.ended  # before the last lines are read
+            for data in watcher.events():
+                self._print(data)
+            if ended:
+                self._wipe()
+                return self._end(watcher)
+            if self._detached:
+                return None
+            while passed < self._interrupts:
+                passed += 1
+                self._interrupt(watcher, passed)
+            if not self._insist(watcher):
+                return ExitCode.CANCELLED
+            self._draw(watcher)
+            self._wait(watcher)
+
+    def _wait(self, watcher: Watcher) -> None:
+        """Until there may be something to do; an answer that is typed is passed on."""
+        typed = sys.stdin.fileno() if self._asking else self._woken
+        if typed in watcher.wait(_POLL_SECONDS, self._woken, typed) and self._asking:
+            self._asking = False
+            watcher.order(Order("answer", os.read(typed, 4096).decode(errors="replace").rstrip("\n")))
+        with suppress(BlockingIOError):
+            os.read(self._woken, 4096)
+
+    def _leave(self, watcher: Watcher) -> int:
+        with suppress(OSError):
+            self._wipe()
+            self._say_goodbye(watcher)
+        return 128 + (self._detached or signal.SIGINT)
+
+    def _print(self, data: bytes) -> None:
+        said = msgspec.json.decode(data, type=_Line)
+        kind, output = said.message_type, self._output
+        if kind == "status" and not output.json:
+            return
+        self._wipe()
+        if kind == "log":
+            output.diagnose(said.text)
+        elif output.json:
+            if kind not in SCREEN_ONLY:
+                print_raw(data)
+        elif kind == "text":
+            output.say(said.text)
+        elif kind == "warning":
+            output.warn(said.message)
+        elif kind == "error":
+            output.failure(said.message, said.hint, said.code)
+        elif kind == "question":
+            self._ask(said.text)
+        elif kind == "answered" and self._asking:
+            self._asking = False
+            output.say()
+
+    def _ask(self, question: str) -> None:
+        self._asking = self._output.can_ask
+        self._output.prompt(question)
+        if not self._asking:
+            self._output.say()
+
+    def _interrupt(self, watcher: Watcher, number: int) -> None:
+        if self._asking:
+            self._asking = False
+            self._output.say()
+            watcher.order(Order("answer", ""))
+        elif number == 1:
+            watcher.order(Order("cancel"))
+        else:
+            watcher.order(Order("stop"))
+            self._stopped_at = self._stopped_at or time.monotonic()
+
+    def _insist(self, watcher: Watcher) -> bool:
+        """See that a job that was to end at once does; whether it is worth waiting for."""
+        if self._stopped_at is None:
+            return True
+        waited = time.monotonic() - self._stopped_at
+        if waited > _STUBBORN_SECONDS and not self._killed:
+            self._killed = True
+            watcher.kill()
+        if waited < 2 * _STUBBORN_SECONDS:
+            return True
+        self._output.failure(
+            f"job {watcher.id} does not end: it is stuck in the kernel",
+            "A device does not answer. It ends when the device does, or is unplugged; 'recovery jobs' shows it.",
+            ExitCode.CANCELLED,
+        )
+        return False
+
+    def _end(self, watcher: Watcher) -> int:
+        code, said = watcher.exit_code()
+        if not said:
+            self._output.failure(
+                f"job {watcher.id} died: its process was killed",
+                "What was being written is unfinished. See the kernel's log (dmesg): memory may have run out.",
+                code,
+            )
+        return code
+
+    def _say_goodbye(self, watcher: Watcher) -> None:
+        self._output.diagnose(f"Job {watcher.id} goes on without this screen: recovery attach {watcher.id}")
+
+    def _draw(self, watcher: Watcher) -> None:
+        if self._output.json:
+            return
+        now = time.monotonic()
+        if now - self._drawn >= (TERMINAL_SECONDS if self._output.live else PLAIN_SECONDS):
+            self._drawn = now
+            watcher.order(Order("status"))
+        status, watcher.status = watcher.status, None
+        if status is None:
+            return
+        if status.progress is None:
+            self._wipe()
+        elif not self._output.live:
+            self._output.diagnose(line(status.progress))
+        else:
+            if self._live is None:
+                self._live = Live(console=self._output.errors, transient=True, auto_refresh=False)
+                self._live.start()
+            self._live.update(bar(status.progress), refresh=True)
+
+    def _wipe(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def _in_short(events: list[bytes]) -> list[bytes]:
+    """Without what is over: old counters, questions that were answered."""
+    kinds = [msgspec.json.decode(data, type=_Line).message_type for data in events]
+    asked = kinds[::-1].index("question") if "question" in kinds else None
+    open_question = asked is not None and "answered" not in kinds[len(kinds) - asked :]
+    over = {"status", "answered"} if open_question else {"status", "answered", "question"}
+    return [data for data, kind in zip(events, kinds, strict=True) if kind not in over]

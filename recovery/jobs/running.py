@@ -1,0 +1,192 @@
+"""The job's side: a process of its own that records what it says and takes orders."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, NoReturn
+
+from recovery.command import kill_running
+from recovery.errors import ExitCode
+from recovery.jobs.control import ControlServer, Order, Status
+from recovery.jobs.events import EventWriter
+from recovery.jobs.folder import NewFolder, write_state
+from recovery.progress import Progress
+
+_STATUS_SECONDS = 1.0
+#: What runs for many hours is not told every second: the folder lies in memory.
+_LATER_AFTER_SECONDS, _LATER_STATUS_SECONDS = 3600.0, 15.0
+_ANSWER_POLL_SECONDS = 0.1
+
+
+class RunningJob:
+    """This process, as a job.  Its ``progress`` is what orders cancel and screens show."""
+
+    def __init__(self, folder: NewFolder) -> None:
+        self.progress = Progress()
+        self.id = folder.record.id
+        self._path = folder.path
+        self._listener = folder.control
+        self._events = EventWriter(folder.events)
+        self._server = ControlServer(self._obey)
+        self._answer: str | None = None
+        self._asks = self._working = self._cancelling = False
+        self._guard = threading.Lock()
+        write_state(folder.path, os.getpid())
+
+    def serve(self, screen: socket.socket | None) -> None:
+        """Take orders, and signals, from now on; ``screen`` is a connection that is there already."""
+        if screen is not None:
+            self._server.add(screen)
+        self._server.listen(self._listener)
+        self._server.start()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # 'restic unlock' sends it to see whether we live
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._signalled)
+        handler = _LogEvents(self)
+        for old in logging.root.handlers:
+            handler.setFormatter(old.formatter)
+        logging.root.handlers = [handler]
+
+    def record(self, kind: str, **fields: Any) -> None:
+        """Say something, to whoever watches or will.  A full folder loses it."""
+        self._events.write(kind, fields)
+
+    def end(self, code: int) -> None:
+        """Tell what it ended with, and end this process at once."""
+        write_state(self._path, os.getpid(), code)
+        os._exit(code)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Tell the progress, now and then, for the time of the block."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._tell_status, args=(ended,), name="status", daemon=True)
+        self._working = True
+        thread.start()
+        try:
+            yield
+        finally:
+            self._working = False
+            ended.set()
+            thread.join(timeout=5)
+
+    def ask(self, question: str) -> str:
+        """What a person answers; empty when they decline, or nobody is there any more, or the job is cancelled."""
+        self._answer, self._asks = None, True
+        self.record("question", text=question)
+        while self._answer is None and self._server.watched and not self._cancelling:
+            time.sleep(_ANSWER_POLL_SECONDS)
+        with self._guard:
+            self._asks = False
+            answer = self._answer or ""
+        self.record("answered")
+        return "" if self._cancelling else answer
+
+    def cancel(self) -> None:
+        """Stop at the next safe point."""
+        if not self._cancelling:
+            self._cancelling = True
+            self.progress.cancel()
+            self.record("warning", message="stopping at the next safe point; once more stops at once")
+
+    def stop(self) -> None:
+        """End at once: waiting for threads could take for ever, one may be stuck in a device."""
+        kill_running()
+        self.record(
+            "error",
+            code=int(ExitCode.CANCELLED),
+            message="stopped at once",
+            hint="What was being written is unfinished.",
+        )
+        self.end(ExitCode.CANCELLED)
+
+    def _signalled(self, number: int, frame: FrameType | None) -> None:
+        # In a thread of its own: the main thread, interrupted here, may hold what recording needs.
+        threading.Thread(target=self.stop if self._cancelling else self.cancel, daemon=True).start()
+
+    def _obey(self, order: Order) -> Status | None:
+        match order.do:
+            case "cancel":
+                self.cancel()
+            case "stop":
+                self.stop()
+            case "answer":
+                with self._guard:
+                    if self._asks and self._answer is None:
+                        self._answer = order.text
+            case "status":
+                progress = self.progress.snapshot() if self._working else None
+                return Status(progress, self._asks, self._cancelling)
+        return None
+
+    def _tell_status(self, ended: threading.Event) -> None:
+        started = time.monotonic()
+        seconds = _STATUS_SECONDS
+        while not ended.wait(seconds):
+            self.record("status", **status_fields(self.progress))
+            if time.monotonic() - started > _LATER_AFTER_SECONDS:
+                seconds = _LATER_STATUS_SECONDS
+
+
+class _LogEvents(logging.Handler):
+    """What modules log reaches the screens."""
+
+    def __init__(self, job: RunningJob) -> None:
+        super().__init__()
+        self._job = job
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._job.record("log", text=self.format(record))
+
+
+def status_fields(progress: Progress) -> dict[str, Any]:
+    """What a ``status`` line tells."""
+    now = progress.snapshot()
+    return {
+        "phase": now.phase,
+        "percent_done": now.ratio,
+        "bytes_done": now.done_bytes,
+        "total_bytes": now.total_bytes,
+        "bytes_per_second": round(now.bytes_per_second),
+        "seconds_remaining": now.remaining_seconds,
+        **now.counters,
+    }
+
+
+def become(folder: NewFolder, work: Callable[[RunningJob], int], screen: socket.socket | None) -> NoReturn:
+    """Turn this fresh process into the job; ``work`` gives the exit code."""
+    code: int = ExitCode.BUG
+    try:
+        os.setsid()
+        _leave_outputs(folder)
+        job = RunningJob(folder)
+        job.serve(screen)
+        code = work(job)
+    except BaseException:
+        traceback.print_exc()  # into the log
+        raise
+    finally:
+        write_state(folder.path, os.getpid(), code)
+        os._exit(code)
+
+
+def _leave_outputs(folder: NewFolder) -> None:
+    """Standard input, output and error: a terminal or pipe that goes away must not matter."""
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        log = os.open(folder.path / "log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError:
+        log = nothing  # no room
+    for number, file in ((0, nothing), (1, log), (2, log)):
+        os.dup2(file, number)
