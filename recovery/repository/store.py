@@ -168,27 +168,24 @@ class LocalStore:
         """
         final = self.path(kind, name)
         beside = final.with_name(f"{final.name}-tmp-{secrets.token_hex(4)}")
-        with _told(f"writing to the repository {self.root}"):
-            try:
+        try:
+            with _told(f"writing to the repository {self.root}"):
                 file = _create(beside)
-            except FileNotFoundError as error:
-                raise DeviceError(
-                    f"the repository {self.root} is gone",
-                    "Was its disk unplugged or unmounted? Nothing more was written.",
-                ) from error
-            try:
                 try:
-                    _write_all(file, pieces)
-                    os.fsync(file)
-                    if kind is FileKind.PACK:
-                        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
-                finally:
-                    os.close(file)
-                beside.rename(final)
-            except BaseException:
-                beside.unlink(missing_ok=True)
-                raise
-            _sync_folder(final.parent)
+                    try:
+                        _write_all(file, pieces)
+                        os.fsync(file)
+                        if kind is FileKind.PACK:
+                            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+                    finally:
+                        os.close(file)
+                    beside.rename(final)
+                except BaseException:
+                    beside.unlink(missing_ok=True)
+                    raise
+                _sync_folder(final.parent)
+        except FileNotFoundError as error:
+            raise self._gone() from error
 
     def remove(self, kind: FileKind, name: str) -> None:
         """Remove a file; one that is not there is no error."""
@@ -197,9 +194,17 @@ class LocalStore:
 
     def free_bytes(self) -> int:
         """Room left for us where the repository lies."""
-        with _told(f"looking at {self.root}"):
-            status = os.statvfs(self.root)
+        try:
+            with _told(f"looking at {self.root}"):
+                status = os.statvfs(self.root)
+        except FileNotFoundError as error:
+            raise self._gone() from error
         return status.f_bavail * status.f_frsize
+
+    def _gone(self) -> DeviceError:
+        return DeviceError(
+            f"the repository {self.root} is gone", "Was its disk unplugged or unmounted? Nothing more was written."
+        )
 
 
 def file_name(pieces: Sequence[Buffer]) -> str:

@@ -175,3 +175,20 @@ def test_what_the_system_says_becomes_what_the_user_is_told(number: int, kind: t
     assert type(told) is kind
     assert "writing there" in told.message
     assert told.hint
+
+
+def test_a_destination_that_vanishes_before_a_file_gets_its_name_is_told(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = os.fsync
+
+    def vanish(file: int) -> None:
+        own(file)
+        store.root.rename(store.root.with_name("elsewhere"))
+
+    monkeypatch.setattr(os, "fsync", vanish)
+    with pytest.raises(DeviceError, match="is gone"):
+        _save(store, FileKind.SNAPSHOT, b"abc")
+    with pytest.raises(DeviceError, match="is gone"):
+        store.free_bytes()
+    assert not store.root.exists()
