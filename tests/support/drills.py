@@ -36,7 +36,7 @@ from tests.support.restic import restic_binaries
 CHUNK = 256 * KIB
 PACK = 1 * MIB
 
-AREAS = ("capture", "restore")
+AREAS = ("capture", "restore", "destination", "source", "repository")
 
 
 @dataclass
@@ -141,7 +141,22 @@ def make_repository(folder: Path) -> Repository:
         return Repository.init(folder, PASSWORD)
 
 
-def store(folder: Path, source: Path, *, tag: str = "", **options: Any) -> dict[str, Any]:
+class AtPiece(Progress):
+    """Does something once ``number`` pieces of the source were read."""
+
+    def __init__(self, number: int, then: Callable[[], object]) -> None:
+        super().__init__()
+        self._left, self._then = number, then
+
+    def advance(self, byte_count: int) -> None:
+        """As of any progress."""
+        super().advance(byte_count)
+        self._left -= 1
+        if self._left == 0:
+            self._then()
+
+
+def store(folder: Path, source: Path, *, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
     """Capture; what came of it, as JSON.  In a child, because it makes packs small and locks quick."""
     assert PackWriter.__init__.__kwdefaults__ is not None
     PackWriter.__init__.__kwdefaults__["pack_bytes"] = PACK
@@ -151,7 +166,7 @@ def store(folder: Path, source: Path, *, tag: str = "", **options: Any) -> dict[
         problems = repository.load_index(present_only=True)
         plan = plan_capture([source], repository, Progress(), sources, chunk_bytes=CHUNK)
         chosen = {"chunk_bytes": CHUNK, "publish_seconds": 0.0, "level": 1} | options
-        result = capture(repository, held, plan, Progress(), CaptureOptions(tags=(tag,) if tag else (), **chosen))
+        result = capture(repository, held, plan, progress or Progress(), CaptureOptions(**chosen))
     return {
         "snapshot": result.snapshot_id,
         "new": result.new_bytes,
@@ -220,8 +235,14 @@ def differences(one: Path, other: Path, block: int = 512) -> list[Extent]:
 
 
 def inside(found: list[Extent], named: list[Extent]) -> bool:
-    """Whether every one of ``found`` lies in one of ``named``."""
-    return all(any(n.offset <= f.offset and f.end <= n.end for n in named) for f in found)
+    """Whether every byte of ``found`` lies in ``named``."""
+    merged: list[list[int]] = []
+    for extent in sorted(named):
+        if merged and extent.offset <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], extent.end)
+        else:
+            merged.append([extent.offset, extent.end])
+    return all(any(start <= extent.offset and extent.end <= end for start, end in merged) for extent in found)
 
 
 def equal(one: Path, other: Path) -> bool:

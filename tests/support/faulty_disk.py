@@ -19,8 +19,9 @@ from tests.support.disks import loop
 
 NAME = "disk"
 
-#: Writes of metadata are shorter than this; only longer ones are spoilt, so that the filesystem itself stays whole.
+#: Writes of metadata are shorter than this, or mostly zeros; what is spoilt is content.
 _LONG_WRITE = 64 << 10
+_SAMPLE = 64
 
 
 class Faults(msgspec.Struct, frozen=True):
@@ -65,7 +66,7 @@ class _FaultyFile:
 
     def write(self, offset: int, data: bytes) -> None:
         self._expect_here()
-        if len(data) >= _LONG_WRITE:
+        if len(data) >= _LONG_WRITE and data[:_SAMPLE].count(0) < _SAMPLE // 8:
             self._long_writes += 1
             if self._long_writes == self._faults.flip_write:
                 data = data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 8]) + data[len(data) // 2 + 1 :]
