@@ -38,6 +38,9 @@ BreakMembers = Annotated[
 Differential = Annotated[
     bool, typer.Option("--differential", help="Read the target first and write only what it does not hold already.")
 ]
+Audit = Annotated[
+    bool, typer.Option("--audit", help="Look whether all that the filesystems need is in the image (needs root).")
+]
 Target = Annotated[Path, typer.Argument(metavar="TARGET", help="The disk or image file that is overwritten.")]
 Only = Annotated[
     str | None, typer.Option("--only", metavar="N[,N...]", help="Only these partitions.", show_default=False)
@@ -67,6 +70,7 @@ def capture_command(
     level: Level = 3,
     no_verify: NoVerify = False,
     no_space_check: Annotated[bool, typer.Option("--no-space-check", help="Start although it may not fit.")] = False,
+    audit: Audit = False,
     dry_run: DryRun = False,
     host: Annotated[
         str, typer.Option(metavar="NAME", help="The machine's name in the snapshot.", show_default=False)
@@ -92,6 +96,7 @@ def capture_command(
         tags=tuple(tag or ()),
         chunk_bytes=_chunk_bytes(chunk_size),
         dry_run=dry_run,
+        audit=audit,
     )
     repository = common.open()
     _launch(request, partial(capture_disks, request, repository), output, foreground=dry_run)
@@ -170,10 +175,11 @@ def verify_command(
     password_file: Common.PasswordFile = None,
     no_password: Common.NoPassword = False,
     json: Common.Json = False,
+    audit: Audit = False,
 ) -> None:
     """Check that a system image can be restored: hash its packs, open and hash its blobs."""
     common: Common = context.obj.merged(repo, password_file, no_password, json)
-    request = VerifyRequest(snapshot)
+    request = VerifyRequest(snapshot, audit)
     repository = common.open()
     _launch(request, partial(verify_image, request, repository), Output(common.json))
 

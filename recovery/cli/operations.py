@@ -13,18 +13,21 @@ from pathlib import Path
 
 from recovery.cli.output import Output
 from recovery.cli.report import (
+    audit_document,
     capture_document,
     restore_document,
     restore_plan_document,
     show_capture_plan,
     show_restore_plan,
+    tell_audit,
     tell_capture,
     tell_restore,
     tell_verify,
     verify_document,
 )
 from recovery.cli.repository import open_image
-from recovery.errors import Cancelled, DeviceError, ExitCode, Refused, RepositoryDamaged
+from recovery.errors import Cancelled, DeviceError, ExitCode, RecoveryError, Refused, RepositoryDamaged
+from recovery.image.audit import AuditResult, audit
 from recovery.image.capture import CaptureOptions, capture
 from recovery.image.capture_plan import Choice, check_space, plan_capture
 from recovery.image.clone import clone
@@ -33,6 +36,7 @@ from recovery.image.machine import this_machine
 from recovery.image.restore import restore
 from recovery.image.restore_plan import RestorePlan, plan_clone, plan_restore
 from recovery.image.verify import verify
+from recovery.image.view import SystemImage
 from recovery.inventory import shown
 from recovery.progress import Progress
 from recovery.repository.repository import Repository
@@ -52,6 +56,7 @@ class CaptureRequest:
     tags: tuple[str, ...] = ()
     chunk_bytes: int = CHUNK_BYTES
     dry_run: bool = False
+    audit: bool = False
 
     kind = "capture"
 
@@ -107,9 +112,10 @@ class CloneRequest:
 
 @dataclass(frozen=True, slots=True)
 class VerifyRequest:
-    """Check ``snapshot``."""
+    """Check ``snapshot``; with ``audit`` also whether all that its filesystems need is in it."""
 
     snapshot: str
+    audit: bool = False
 
     kind = "verify"
 
@@ -155,9 +161,23 @@ def capture_disks(request: CaptureRequest, repository: Repository, output: Outpu
         except Cancelled as stopped:
             stopped.hint = "What was stored until now is kept: the next capture of this disk goes on from there."
             raise
-    output.event("summary", **capture_document(result))
+        audited = _audit_new(repository, result.snapshot_id, progress) if request.audit else None
+    output.event("summary", **capture_document(result), audit=audit_document(audited))
     tell_capture(output, result)
+    if audited is not None:
+        tell_audit(output, audited)
+        if not audited.passed:
+            return ExitCode.REPOSITORY_DAMAGED
     return ExitCode.DONE if result.complete else ExitCode.INCOMPLETE
+
+
+def _audit_new(repository: Repository, snapshot: str, progress: Progress) -> AuditResult:
+    """Audit what was captured just now.  Raises what ``audit`` raises; the image stays whatever it is."""
+    try:
+        return audit(SystemImage(repository, repository.find_snapshot(snapshot)), progress)
+    except RecoveryError as error:
+        error.hint = f"The system image {snapshot[:8]} was captured all the same. {error.hint}".rstrip()
+        raise
 
 
 def restore_disk(request: RestoreRequest, repository: Repository, output: Output, progress: Progress) -> ExitCode:
@@ -225,9 +245,16 @@ def verify_image(request: VerifyRequest, repository: Repository, output: Output,
         settle()
         with output.work(progress):
             result = verify(image, progress)
-    output.event("summary", **verify_document(image, result))
+            # Of a damaged image an audit could not tell what was left out from what was lost.
+            audited = audit(image, progress) if request.audit and result.sound else None
+    output.event("summary", **verify_document(image, result), audit=audit_document(audited))
     tell_verify(output, image, result)
-    return ExitCode.DONE if result.sound else ExitCode.REPOSITORY_DAMAGED
+    if audited is not None:
+        tell_audit(output, audited)
+    elif request.audit:
+        output.say("It was not audited, because it is damaged.")
+    passed = result.sound and (audited is None or audited.passed)
+    return ExitCode.DONE if passed else ExitCode.REPOSITORY_DAMAGED
 
 
 @contextmanager

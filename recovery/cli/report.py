@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from rich.table import Table
 
 from recovery.cli.output import Output
 from recovery.extent import Extent, Extents
+from recovery.image.audit import AuditResult, PartitionAudit
 from recovery.image.capture import CaptureResult
 from recovery.image.capture_plan import CapturePlan
 from recovery.image.manifest import ImageDisk, ImagePartition
@@ -256,3 +258,39 @@ def tell_verify(output: Output, image: SystemImage, result: VerifyResult) -> Non
         output.say("The rest is restorable: 'recovery restore --partial' writes zeros there, and names them.")
     else:
         output.say("No used byte of this image is hit. Run 'restic check' and repair the repository soon.")
+
+
+# -- audit
+
+
+def audit_document(result: AuditResult | None) -> dict[str, Any] | None:
+    """What an audit found, for the summary; None when there was none."""
+    if result is None:
+        return None
+    return {"passed": result.passed, "partitions": [_audited(partition) for partition in result.partitions]}
+
+
+def _audited(partition: PartitionAudit) -> dict[str, Any]:
+    return {"passed": partition.passed, **msgspec.to_builtins(partition)}
+
+
+def tell_audit(output: Output, result: AuditResult) -> None:
+    """What was audited, and what is missing."""
+    for partition in result.partitions:
+        where = "around the partitions" if partition.number is None else f"partition {partition.number}"
+        state = "NOT SOUND" if partition.findings else "not audited" if partition.not_audited else "nothing is missing"
+        looked = f" ({', '.join(partition.routes)}{f', {partition.files} files' if partition.files else ''})"
+        output.say(f"  {partition.disk}, {where} {partition.filesystem}: {state}{looked if partition.routes else ''}")
+        if partition.not_audited:
+            output.say(f"    {partition.not_audited}")
+        for remark in partition.remarks:
+            output.say(f"    {remark}")
+        for finding in partition.findings[:_SHOWN_AREAS]:
+            place = f" (from byte {finding.offset})" if finding.offset is not None else ""
+            output.say(f"    {finding.route}: {finding.message}{place}")
+        if len(partition.findings) > _SHOWN_AREAS:
+            output.say(f"    and {len(partition.findings) - _SHOWN_AREAS} more (--json lists all)")
+    if result.passed:
+        output.say("The audit found nothing that is missing.")
+    else:
+        output.say("The image lacks what its filesystems need: keep the source until another image of it passes.")

@@ -16,7 +16,8 @@ from functools import partial
 
 import msgspec
 
-from recovery.errors import ProgramMissing
+from recovery.devices.table import PartitionTable, table_extents
+from recovery.errors import DeviceError, ProgramMissing
 from recovery.extent import Extent, Extents
 from recovery.filesystems.walk import btrfs, checkers, exfat, ext, f2fs, fat, mounted, ntfs, xfs
 from recovery.filesystems.walk.view import Area, Missing, NotAudited, Unreadable, View
@@ -24,10 +25,13 @@ from recovery.image.manifest import ImageDisk, ImagePartition
 from recovery.image.served import Noted, ServedImage, served_image
 from recovery.image.view import DiskImage, SystemImage
 from recovery.progress import Progress
-from recovery.units import KIB, format_bytes
+from recovery.units import KIB, MIB, format_bytes
 
 #: So many findings of one route are named one by one.
 _NAMED = 50
+
+#: Boot loaders and the metadata of arrays lie within this distance of a partition or of the disk's ends.
+_EDGE = 16 * MIB
 
 #: At the end of a partition a checker looks whether it can be read at all.
 _LAST_BYTES = 4 * KIB
@@ -47,7 +51,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 class PartitionAudit(msgspec.Struct, frozen=True):
-    """What was found of one partition (0: the whole disk).
+    """What was found of one partition (0: the whole disk; None: what lies outside of all partitions).
 
     ``routes`` are those that were gone to their end.  ``remarks`` tell of faults that are not the image's, and of
     routes that could not be gone.  ``harmless_bytes`` are unused bytes that a checker or the kernel read although the
@@ -55,7 +59,7 @@ class PartitionAudit(msgspec.Struct, frozen=True):
     """
 
     disk: str
-    number: int
+    number: int | None
     filesystem: str
     findings: tuple[Finding, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -112,11 +116,29 @@ def audit(image: SystemImage, progress: Progress) -> AuditResult:
     found: list[PartitionAudit] = []
     disks = {disk.name: image.disk(disk.name) for disk in image.manifest.disks}
     with served_image(image) as served:
+        for record in image.manifest.disks:
+            if record.table is not None:
+                found.append(_audit_gaps(disks[record.name], record, record.table))
         for record, partition in chosen:
             progress.check()
             found.append(_audit_partition(disks[record.name], record, partition, served, progress))
             progress.advance(partition.used_bytes)
     return AuditResult(tuple(found))
+
+
+def _audit_gaps(disk: DiskImage, record: ImageDisk, table: PartitionTable) -> PartitionAudit:
+    """The table and what lies around the partitions."""
+    places = Extents((p.offset, p.length) for p in record.partitions)
+    gaps = places.invert(Extent(0, record.size_bytes))
+    near = [
+        (max(0, edge - _EDGE), 2 * _EDGE)
+        for edge in (0, record.size_bytes, *(e for p in places for e in (p.offset, p.end)))
+    ]
+    needed = gaps.intersect(Extents(near)).union(table_extents(table, record.size_bytes))
+    missing = needed.subtract(disk.used)
+    found = Missing("the partition table and what lies around the partitions", missing)
+    findings = (_missing("layout", found, 0),) if missing else ()
+    return PartitionAudit(record.name, None, table.label, findings=findings, routes=("layout",))
 
 
 def _audit_partition(
@@ -185,7 +207,7 @@ class _Audit:
                 self._expect("allocation", area)
                 allocated.append(area.extents)
             self.routes.append("allocation")
-        except (NotAudited, ProgramMissing) as error:
+        except (NotAudited, ProgramMissing, DeviceError) as error:
             self.remarks.append(f"what is allocated could not be told: {error}")
         except Unreadable as error:
             failed = str(error)
@@ -212,7 +234,7 @@ class _Audit:
         faults: list[str] = []
         try:
             walked = mounted.walk(self.view)
-        except NotAudited as error:
+        except (NotAudited, ProgramMissing, DeviceError) as error:
             self.remarks.append(f"its files were not walked: {error}")
             return
         except Unreadable as error:
@@ -220,7 +242,7 @@ class _Audit:
         else:
             self.files += walked.files
             for missing in walked.missing:
-                self._add(_missing("files", missing, self.offset))
+                self._expect("files", Area(missing.what, missing.extents))
             faults += walked.unreadable
             if walked.unmapped:
                 self.remarks.append(f"of {walked.unmapped} files the kernel does not say where they lie")
@@ -230,7 +252,7 @@ class _Audit:
     def _checker(self) -> None:
         try:
             name, words = checkers.check(self.view)
-        except NotAudited as error:
+        except (NotAudited, ProgramMissing, DeviceError) as error:
             self.remarks.append(f"not checked: {error}")
             return
         self.routes.append("checker")

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recovery.extent import Extent, Extents
+from recovery.units import KIB
+
+_BLOCK = 4 * KIB
 
 
 class Unreadable(Exception):
@@ -39,7 +42,8 @@ class View:
     """A captured partition: ``path`` is a file of ``size_bytes`` that shows it, ``used`` what of it was captured.
 
     Everything counts in bytes from the partition's start.  ``interrupt`` is called now and then, and may raise.
-    ``missed`` is what was read here although it was not captured.
+    ``missed`` is what was read here although it was not captured.  ``replayed``: the file shows the filesystem after
+    its journal was replayed; what the replay wrote need not have been captured.
     """
 
     path: Path
@@ -48,6 +52,7 @@ class View:
     sector_bytes: int
     used: Extents
     interrupt: Callable[[], None]
+    replayed: bool = False
     missed: list[Missing] = field(default_factory=list)
 
     def read(self, offset: int, length: int, what: str) -> bytes:
@@ -55,8 +60,9 @@ class View:
         if offset < 0 or length < 0 or offset + length > self.size_bytes:
             raise Unreadable(f"{what} is said to lie at byte {offset}, outside of the partition")
         wanted = Extent(offset, length)
-        if not self.used.covers(wanted):
-            self.missed.append(Missing(what, Extents([wanted]).subtract(self.used)))
+        missing = self.missing_of(Area(what, Extents([wanted])))
+        if missing is not None:
+            self.missed.append(missing)
         try:
             return b"".join(self._pieces(wanted))
         except OSError as error:
@@ -87,5 +93,17 @@ class View:
 
     def missing_of(self, area: Area) -> Missing | None:
         """What of an area was not captured."""
-        outside = area.extents.subtract(self.used)
+        outside = self.not_written(area.extents.subtract(self.used))
         return Missing(area.what, outside) if outside else None
+
+    def not_written(self, unused: Extents) -> Extents:
+        """Unused bytes without those that a replay wrote: the others read as zeros."""
+        if not self.replayed or not unused:
+            return unused
+        return Extents(
+            (at, length)
+            for extent in unused
+            for at in range(extent.offset, extent.end, _BLOCK)
+            for length in [min(_BLOCK, extent.end - at)]
+            if not any(b"".join(self._pieces(Extent(at, length))))
+        )
