@@ -1,0 +1,191 @@
+"""Power cuts: of a filesystem that was not closed cleanly every file that was fsynced is in the image.
+
+More seeds: ``RECOVERY_CRASH_SEEDS=50``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from recovery.devices.mapfile import parse_map
+from recovery.devices.probe import probe
+from recovery.extent import Extent, Extents
+from recovery.filesystems import Usage, used_extents
+from tests.support.crash import Kind, Recording, differing, record
+from tests.support.disks import MIB, loop, overwrite, partitioned, read_at, run, sha256
+from tests.support.filesystems import overwrite_unused
+from tests.support.program import recovery
+
+pytestmark = pytest.mark.disk
+
+SEEDS = range(int(os.environ.get("RECOVERY_CRASH_SEEDS", "2")))
+
+#: So many cuts are made of one recorded workload.
+CUTS = 5
+
+E2FSCK, XFS_REPAIR, BTRFS_CHECK = ("e2fsck", "-fn"), ("xfs_repair", "-n"), ("btrfs", "check", "--check-data-csum")
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("ext4", ("mkfs.ext4", "-q"), E2FSCK, 96 * MIB),
+        Kind("ext4 1 KiB blocks", ("mkfs.ext4", "-q", "-b1024", "-O^64bit"), E2FSCK, 96 * MIB),
+        Kind("ext4 fast commit", ("mkfs.ext4", "-q", "-Ofast_commit"), E2FSCK, 96 * MIB),
+        Kind("ext4 data journal", ("mkfs.ext4", "-q", "-Oorphan_file"), E2FSCK, 96 * MIB, "data=journal"),
+        Kind("ext3", ("mkfs.ext3", "-q"), E2FSCK, 96 * MIB),
+        Kind("xfs", ("mkfs.xfs", "-q"), XFS_REPAIR, 300 * MIB, "nouuid"),
+        Kind("btrfs", ("mkfs.btrfs", "-q"), BTRFS_CHECK, 256 * MIB),
+        Kind("fat32", ("mkfs.fat", "-F32", "-s1"), ("fsck.fat", "-n"), 64 * MIB, mount="mtools"),
+        Kind("fat16", ("mkfs.fat", "-F16"), ("fsck.fat", "-n"), 64 * MIB, mount="mtools"),
+        Kind("exfat", ("mkfs.exfat",), ("fsck.exfat", "-n"), 64 * MIB, mount="mount.exfat-fuse"),
+        Kind("ntfs", ("mkfs.ntfs", "-q", "-F", "-f"), ("ntfsfix", "-n"), 64 * MIB, mount="ntfs-3g"),
+    )
+}
+
+#: Those whose driver or journal marks the filesystem for as long as it is open.
+MARKED = [name for name in KINDS if name not in ("fat32", "fat16", "ntfs")]
+
+Recorded = Callable[[Kind, int], Recording]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Recorded:
+    """A workload on a filesystem, by kind and seed; the last one of each kind is kept."""
+    folder = tmp_path_factory.mktemp("crash")
+    kept: dict[str, tuple[int, Recording]] = {}
+
+    def of(kind: Kind, seed: int) -> Recording:
+        if missing := kind.missing():
+            pytest.skip(f"not installed: {', '.join(missing)}")
+        if kind.name not in kept or kept[kind.name][0] != seed:
+            shutil.rmtree(folder / kind.name, ignore_errors=True)
+            kept[kind.name] = (seed, record(kind, folder / kind.name, seed))
+        return kept[kind.name][1]
+
+    return of
+
+
+def crash(kind: Kind, recorded: Recorded, seed: int, image: Path) -> dict[str, str]:
+    """The disk after a power cut, and the files that must be on it."""
+    recording, chance = recorded(kind, seed // CUTS), random.Random(seed)
+    safe = recording.cut(chance.randrange(recording.length // 8, recording.length), image, chance)
+    if kind.mount == "mtools":
+        place = 0x41 if kind.name == "fat32" else 0x25
+        overwrite(image, place, bytes([read_at(image, place, 1)[0] | 1]))
+    assert safe, "a cut that tests nothing"
+    return safe
+
+
+def usage_of(image: Path) -> Usage:
+    size, before = image.stat().st_size, sha256(image)
+    usage = used_extents(image, Extent(0, size), probe(image, Extent(0, size)), 512)
+    assert sha256(image) == before
+    return usage
+
+
+def lost(kind: Kind, image: Path, safe: dict[str, str], work: Path) -> list[str]:
+    """Which files are not equal on ``image``."""
+    try:
+        with loop(image) as device, kind.opened(device, work / "mount") as at:
+            return differing(at, safe)
+    except AssertionError as unmountable:
+        return [str(unmountable)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("name", KINDS)
+def test_every_synced_file_is_in_the_used_areas(name: str, seed: int, recorded: Recorded, tmp_path: Path) -> None:
+    """All that is not told used is overwritten before the crashed filesystem is brought up to date and looked at."""
+    kind, image = KINDS[name], tmp_path / "crashed.img"
+    safe = crash(kind, recorded, seed, image)
+    usage = usage_of(image)
+    assert usage.method == "map", usage.reason
+    assert usage.clean is (name == "ntfs"), usage.reason  # ntfs-3g leaves no mark and needs none
+    assert name == "ntfs" or "not closed cleanly" in usage.reason
+    assert usage.used.total_bytes < kind.size * 3 // 5
+    stale = overwrite_unused(image, usage.used.invert(Extent(0, kind.size)), tmp_path / "stale.img")
+    assert lost(kind, stale, safe, tmp_path) == []
+    if kind.mount == "kernel":  # by its own driver it has been brought up to date now
+        run(*kind.check, stale)
+    print(f"figures {name}: files {len(safe)} used {usage.used.total_bytes} of {kind.size}")
+
+
+@pytest.mark.parametrize("name", ["ext4", "xfs", "btrfs"])
+def test_the_map_on_disk_alone_would_lose_synced_files(name: str, recorded: Recorded, tmp_path: Path) -> None:
+    """What the tests above would not notice if it were not so."""
+    kind, image = KINDS[name], tmp_path / "crashed.img"
+    losses = []
+    for seed in range(CUTS):
+        safe = crash(kind, recorded, seed, image)
+        used = used_on_disk_alone(name, image, tmp_path)
+        stale = overwrite_unused(image, used.invert(Extent(0, kind.size)), tmp_path / "stale.img")
+        losses = lost(kind, stale, safe, tmp_path)
+        if losses:
+            break
+    assert losses
+
+
+def used_on_disk_alone(name: str, image: Path, work: Path) -> Extents:
+    if name != "ext4":
+        with loop(image, read_only=True) as device:
+            run(
+                f"partclone.{name}",
+                "-D",
+                "-q",
+                "-L",
+                "/dev/null",
+                "-s",
+                device,
+                "-O",
+                work / "domain",
+                "--UI-fresh",
+                "0",
+            )
+        return parse_map((work / "domain").read_bytes())["+"]
+    free = []  # partclone refuses it: what dumpe2fs reads from the same bitmaps
+    for line in run("dumpe2fs", image).splitlines():
+        if line.startswith("  Free blocks: ") and line != "  Free blocks: ":
+            for part in line.removeprefix("  Free blocks: ").split(", "):
+                first, _, last = part.partition("-")
+                free.append((int(first) * 4096, (int(last or first) + 1 - int(first)) * 4096))
+    return Extents(free).invert(Extent(0, image.stat().st_size))
+
+
+@pytest.mark.parametrize("name", ["ext4", "xfs", "btrfs", "fat32", "exfat", "ntfs"])
+def test_a_crashed_disk_is_captured_and_restored(name: str, recorded: Recorded, tmp_path: Path) -> None:
+    """By the command line, onto a target full of other bytes; the image says that the filesystem was not closed."""
+    kind = KINDS[name]
+    safe = crash(kind, recorded, 3, tmp_path / "crashed.img")
+    start, size = 3 * MIB, kind.size + 20 * MIB
+    disk = partitioned(tmp_path / "disk.img", size, f"label: gpt\nstart={start // 512}, size={kind.size // 512}\n")
+    copy_into(tmp_path / "crashed.img", disk, start)
+    before, target = sha256(disk), tmp_path / "target.img"
+    target.write_bytes(b"\xa5" * size)
+    repository = tmp_path / "repository"
+    recovery("init", repository=repository)
+    captured = recovery("capture", disk, repository=repository)
+    shown = recovery("show", "latest", "--json", repository=repository).document["manifest"]["disks"][0]["partitions"][
+        0
+    ]
+    assert sha256(disk) == before
+    assert shown["method"] == "map"
+    assert shown["used_bytes"] < kind.size * 3 // 5
+    if name != "ntfs":
+        assert shown["clean"] is False
+        assert "not closed cleanly" in captured.said
+        assert "not closed cleanly" in shown["reason"]
+    recovery("restore", "latest", target, "--yes", repository=repository)
+    with loop(target, offset=start, size=kind.size) as device, kind.opened(device, tmp_path / "mount") as at:
+        assert differing(at, safe) == []
+
+
+def copy_into(source: Path, disk: Path, offset: int) -> None:
+    with source.open("rb") as piece, disk.open("r+b") as whole:
+        whole.seek(offset)
+        shutil.copyfileobj(piece, whole, MIB)

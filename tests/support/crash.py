@@ -1,0 +1,226 @@
+"""Disks as a power cut leaves them, at any moment of a recorded workload, and the files that had been synced by then.
+
+A filesystem is mounted on a loop device whose backing file is served through FUSE by a process that notes every write
+and every flush in the order in which they reach it (``crash_child``).  A cut at a moment of that record gives the
+disk: everything before the last flush is there; of what came later, what a disk had in its cache, any part may be
+missing, and the last write may be torn between two sectors.  A file is safe when its fsync returned before the cut.
+
+Nothing here uses the code under test.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support.disks import KIB, blank, loop, mounted, run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+#: One entry of the record: offset and length of a write, or a flush.
+ENTRY = struct.Struct("<qq")
+FLUSH = -1
+
+SECTOR = 512
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A filesystem to be crashed: how it is made on an image, and mounted."""
+
+    name: str
+    mkfs: tuple[str, ...]
+    check: tuple[str, ...]
+    size: int
+    options: str = "defaults"
+    mount: str = "kernel"  # or ntfs-3g, mount.exfat-fuse, mtools
+
+    def missing(self) -> list[str]:
+        """Programs that this needs and this machine lacks."""
+        path = os.environ["PATH"] + ":/usr/sbin:/sbin"
+        needed = {self.mkfs[0], self.check[0], {"kernel": "mount", "mtools": "mcopy"}.get(self.mount, self.mount)}
+        return sorted(program for program in needed if shutil.which(program, path=path) is None)
+
+    @contextmanager
+    def opened(self, device: Path, at: Path, options: str = "") -> Iterator[Path]:
+        """The filesystem on ``device`` mounted at ``at``; with mtools, a copy of its files."""
+        at.mkdir(exist_ok=True)
+        if self.mount == "kernel":
+            with mounted(device, at, options or self.options):
+                yield at
+        elif self.mount == "mtools":
+            run("mcopy", "-i", device, "-s", "-n", "-Q", "::*", at)
+            yield at
+        else:
+            run(self.mount, device, at)
+            try:
+                yield at
+            finally:
+                run("umount", at)
+
+
+@dataclass
+class Recording:
+    """What reached the disk while a workload ran, and when each file was safe.
+
+    ``safe`` has for each file the hash of its content and the place in the record at which its fsync had returned;
+    ``doomed`` the place from which on it may be gone again.
+    """
+
+    start: Path
+    record: Path
+    safe: dict[str, tuple[str, int]] = field(default_factory=dict)
+    doomed: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """The length of the record in bytes."""
+        return self.record.stat().st_size
+
+    def cut(self, moment: int, image: Path, chance: random.Random) -> dict[str, str]:
+        """Make the disk as a power cut at ``moment`` leaves it; the files that must be on it, with their hashes."""
+        shutil.copyfile(self.start, image)
+        with self.record.open("rb") as record, image.open("r+b") as disk:
+            pending: list[tuple[int, bytes]] = []
+            while record.tell() + ENTRY.size <= moment:
+                offset, length = ENTRY.unpack(record.read(ENTRY.size))
+                if offset == FLUSH:
+                    _apply(disk.fileno(), pending)
+                    pending = []
+                    continue
+                room = moment - record.tell()
+                data = record.read(length)[: max(0, min(length, room - room % SECTOR))]
+                pending.append((offset, data))
+                if length > room:
+                    break
+            kept = [write for write in pending if chance.random() < 0.7]
+            _apply(disk.fileno(), kept)
+        return {
+            name: digest
+            for name, (digest, safe_at) in self.safe.items()
+            if safe_at <= moment and self.doomed.get(name, moment + 1) > moment
+        }
+
+
+def _apply(descriptor: int, writes: list[tuple[int, bytes]]) -> None:
+    for offset, data in writes:
+        os.pwrite(descriptor, data, offset)
+
+
+def record(kind: Kind, folder: Path, seed: int, files: int = 40) -> Recording:
+    """Run a workload on a fresh filesystem and note what reaches the disk.  Needs root."""
+    folder.mkdir()
+    image, recording = folder / "disk.img", Recording(folder / "start.img", folder / "record")
+    blank(image, kind.size)
+    run(*kind.mkfs, image)
+    _settle(kind, image, folder / "at", seed)
+    shutil.copyfile(image, recording.start)
+    with _served(image, recording.record, folder) as disk, loop(disk) as device:
+        if kind.mount == "mtools":
+            _work_with_mtools(device, folder / "copied", recording, random.Random(seed), files)
+        else:
+            with kind.opened(device, folder / "at") as at:
+                _work(at, recording, random.Random(seed), files)
+    image.unlink()
+    return recording
+
+
+def _settle(kind: Kind, image: Path, at: Path, seed: int) -> None:
+    """Files from an earlier life, half of them deleted: what is free is neither blank nor in one piece."""
+    made = random.Random(seed + 1_000_000)
+    if kind.mount == "mtools":
+        return
+    with loop(image) as device, kind.opened(device, at):
+        for number in range(60):
+            at.joinpath(f"earlier {number}").write_bytes(made.randbytes(made.randrange(400 * KIB)))
+        os.sync()
+        for number in range(0, 60, 2):
+            at.joinpath(f"earlier {number}").unlink()
+
+
+def _work(at: Path, recording: Recording, made: random.Random, files: int) -> None:
+    """Small and large files, synced one by one, amid others that are not: written, appended to, renamed and deleted."""
+    for number in range(files):
+        folder = at / f"folder {number % 5}"
+        folder.mkdir(exist_ok=True)
+        match made.randrange(6):
+            case 0:
+                folder.joinpath(f"careless {number}").write_bytes(made.randbytes(made.randrange(800 * KIB)))
+            case 1:
+                earlier = at / f"earlier {2 * made.randrange(30) + 1}"
+                earlier.unlink(missing_ok=True)
+            case 2 if recording.safe:
+                name = made.choice(sorted(recording.safe))
+                if name not in recording.doomed:
+                    recording.doomed[name] = recording.length
+                    at.joinpath(name).unlink()
+            case _:
+                pass
+        if made.randrange(12) == 0:
+            run("sync", "-f", at)
+        content = made.randbytes(made.choice([100, 5 * KIB, 60 * KIB, 700 * KIB]) + made.randrange(4 * KIB))
+        path = folder / f"synced {number}"
+        with path.open("wb", buffering=0) as file:
+            file.write(content[: len(content) // 2])
+            if made.randrange(3) == 0:
+                os.fsync(file.fileno())
+            file.write(content[len(content) // 2 :])
+            os.fsync(file.fileno())
+        recording.safe[str(path.relative_to(at))] = (hashlib.sha256(content).hexdigest(), recording.length)
+
+
+def _work_with_mtools(device: Path, source: Path, recording: Recording, made: random.Random, files: int) -> None:
+    """Without a driver: each file is copied by a program of its own and the disk flushed; some are deleted again."""
+    descriptor = os.open(device, os.O_RDWR)
+    for number in range(files):
+        name, content = f"synced {number}", made.randbytes(made.choice([100, 60 * KIB, 400 * KIB]))
+        source.write_bytes(content)
+        run("mcopy", "-i", device, source, f"::{name}")
+        os.fsync(descriptor)
+        recording.safe[name] = (hashlib.sha256(content).hexdigest(), recording.length)
+        if made.randrange(5) == 0:
+            gone = made.choice(sorted(recording.safe.keys() - recording.doomed.keys()))
+            recording.doomed[gone] = recording.length
+            run("mdel", "-i", device, f"::{gone}")
+    os.close(descriptor)
+
+
+@contextmanager
+def _served(image: Path, log: Path, folder: Path) -> Iterator[Path]:
+    """``image`` as a file whose writes are noted in ``log``; it lies in a mount namespace of its own."""
+    point = folder / "served"
+    point.mkdir()
+    line = ["unshare", "--mount", sys.executable, "-m", "tests.support.crash_child", point, image, log]
+    server = subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        assert server.stdout.readline() == b"ready\n", "the recording disk did not start"
+        yield Path(f"/proc/{server.pid}/root{point}/disk")
+    finally:
+        server.stdin.close()
+        server.stdout.close()
+        server.wait(timeout=30)
+
+
+def differing(at: Path, files: dict[str, str]) -> list[str]:
+    """Which of ``files`` are missing below ``at`` or have another content."""
+    wrong = []
+    for name, digest in files.items():
+        path = at / name
+        try:
+            content = path.read_bytes()
+        except OSError:
+            content = b""
+        if hashlib.sha256(content).hexdigest() != digest:
+            wrong.append(name)
+    return wrong
