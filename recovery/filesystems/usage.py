@@ -137,6 +137,12 @@ _NO_MAP_KNOWN = {
 }
 
 
+def recovery_of(kind: str) -> Recovery | None:
+    """How a filesystem of that ``kind`` (blkid's name) is brought up to date that was not closed cleanly."""
+    family = _FAMILIES.get(kind)
+    return family.recovery if family else None
+
+
 def used_extents(
     path: Path,
     extent: Extent,

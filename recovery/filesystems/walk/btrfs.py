@@ -18,6 +18,8 @@ _SUPERBLOCKS = (64 * KIB, 64 * MIB, 256 * GIB)
 _ITEM = re.compile(rb"key \((\d+) (EXTENT_ITEM|METADATA_ITEM) (\d+)\)")
 _CHUNK = re.compile(rb"key \(FIRST_CHUNK_TREE CHUNK_ITEM (\d+)\)")
 _LENGTH = re.compile(rb"^\s+length (\d+) owner \d+ stripe_len \d+ type (\S+)")
+_NODE = re.compile(rb"^(?:leaf|node) (\d+) (?:items|level)", re.M)
+_ROOT = re.compile(rb"^\s+generation \d+ root_dirid \d+ bytenr (\d+) ", re.M)
 _STRIPE = re.compile(rb"^\s+stripe \d+ devid \d+ offset (\d+)")
 
 
@@ -68,6 +70,23 @@ def allocation(view: View) -> Iterator[Area]:
     yield Area("data that its extent tree lists", physical(Extents(data), known))
 
 
+def logs(view: View) -> Iterator[Area]:
+    """Every copy of the nodes of its log trees, which no extent tree lists; none when it was closed cleanly."""
+    superblock = view.read(_SUPERBLOCKS[0], 4 * KIB, "the superblock")
+    (root,) = struct.unpack_from("<Q", superblock, 96)
+    (node,) = struct.unpack_from("<I", superblock, 148)
+    if not root:
+        return
+    pending, nodes = [root], set[int]()
+    while pending:
+        said = _inspect(
+            view, "a log tree", ["--follow", "-b", str(pending.pop())], "^(leaf|node) [0-9]+ |^.*bytenr [0-9]+ "
+        )
+        nodes.update(int(number) for number in _NODE.findall(said.stdout))
+        pending += [int(number) for number in _ROOT.findall(said.stdout) if int(number) not in nodes]
+    yield Area("nodes of its log trees", physical(Extents((place, node) for place in sorted(nodes)), chunks(view)))
+
+
 def physical(logical: Extents, known: list[Chunk]) -> Extents:
     """Every copy of logical addresses, on the device.  Raises Unreadable when some lie outside of all chunks."""
     places: list[tuple[int, int]] = []
@@ -82,12 +101,16 @@ def physical(logical: Extents, known: list[Chunk]) -> Extents:
 
 
 def _dump(view: View, tree: str, wanted: str) -> Completed:
+    return _inspect(view, f"its {tree} tree", ["-t", tree], wanted)
+
+
+def _inspect(view: View, what: str, which: list[str], wanted: str) -> Completed:
     """The lines of a tree that match ``wanted``; a tree's whole text would fill the memory."""
-    script = 'btrfs inspect-internal dump-tree -t "$1" "$2" | grep -E "$3"'
+    script = 'path="$1" wanted="$2"; shift 2; btrfs inspect-internal dump-tree "$@" "$path" | grep -E "$wanted"'
     said = run(
-        ["bash", "-o", "pipefail", "-c", script, "dump", tree, view.path, wanted],
+        ["bash", "-o", "pipefail", "-c", script, "dump", view.path, wanted, *which],
         needed_for="auditing btrfs", timeout_seconds=_SECONDS, check=False, interrupt=view.interrupt,
     )  # fmt: skip
     if not said.ok:
-        raise Unreadable(f"its {tree} tree cannot be read: {said.reason}")
+        raise Unreadable(f"{what} cannot be read: {said.reason}")
     return said

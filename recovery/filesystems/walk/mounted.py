@@ -97,6 +97,8 @@ def walk(view: View) -> Walked:
             check=False,
             interrupt=view.interrupt,
         )
+        if view.kind == "btrfs":  # or the kernel keeps the view in mind as the place of this filesystem
+            run(["btrfs", "device", "scan", "--forget", device], needed_for="forgetting a btrfs", check=False)
     try:
         answer = msgspec.json.decode(ended.stdout, type=_Answer)
     except msgspec.MsgspecError as error:
