@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from recovery.devices.usage import System
 
 #: Where live systems mount the medium they were started from.
 _BOOT_MEDIA = ("/run/live/medium", "/run/live/persistence", "/lib/live/mount/medium", "/cdrom", "/run/initramfs/live")
+
+_READERS_SECONDS, _POLL_SECONDS = 1.0, 0.02
 
 _MEMBERSHIP = {
     "raid": "a member of a RAID array",
@@ -89,7 +92,21 @@ def _inside(file: Path, folder: Path) -> bool:
 
 
 def _uses(system: System, disk: Disk, *, readers: bool) -> tuple[str, ...]:
-    """What uses the disk now, whatever used it when ``disk`` was read."""
+    """What uses the disk now, whatever used it when ``disk`` was read.
+
+    Where only readers do, they are given a moment to end: a loop device that was let go of stays while a prober (udev)
+    looks at it.
+    """
+    uses = _uses_now(system, disk, readers=readers)
+    ends = time.monotonic() + _READERS_SECONDS
+    while readers and uses and time.monotonic() < ends and not _uses_now(system, disk, readers=False):
+        time.sleep(_POLL_SECONDS)
+        system = System()
+        uses = _uses_now(system, disk, readers=True)
+    return uses
+
+
+def _uses_now(system: System, disk: Disk, *, readers: bool) -> tuple[str, ...]:
     if not disk.is_image_file:
         return system.uses(disk.name, readers=readers) or claims(disk.path)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import zlib
 from pathlib import Path
 
@@ -108,6 +109,17 @@ def test_a_read_only_loop_disturbs_no_source_but_forbids_a_target(image: Path) -
         assert target_problems(disk_for(image)) == [f"{image} is in use: attached as {device}."]
     with loop(image) as device:
         assert source_problems(disk_for(image)) == [f"{image} is in use: attached as {device}."]
+
+
+def test_a_reader_that_is_about_to_end_does_not_forbid_a_target(image: Path) -> None:
+    """A prober that is still at a loop device keeps it, although whoever attached it let go of it."""
+    device = Path(run("losetup", "--find", "--show", "--read-only", image).strip())
+    with subprocess.Popen(["sh", "-c", "echo; sleep 0.3"], stdin=device.open("rb"), stdout=subprocess.PIPE) as prober:
+        assert prober.stdout is not None
+        prober.stdout.readline()
+        run("losetup", "--detach", device)
+        assert str(device) in run("losetup", "--associated", image)
+        assert target_problems(disk_for(image)) == []
 
 
 def test_a_disk_is_in_use_by_what_is_stacked_upon_it(tmp_path: Path, image: Path) -> None:
