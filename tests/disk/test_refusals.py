@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disks import MIB, blank, loop, mounted, overwrite, partitioned, run, sfdisk_json, sha256
+from tests.support.disks import MIB, blank, loop, mounted, partitioned, run, sfdisk_json, sha256
 from tests.support.fleet import SMALL_BYTES, Fleet, noise, small_disk
+from tests.support.members import lvm_member
 from tests.support.program import on_terminal, recovery, refused
 
 pytestmark = pytest.mark.disk
@@ -125,28 +126,6 @@ def test_other_sectors_are_refused(captured: Captured, tmp_path: Path) -> None:
         assert "sectors of 4096 bytes" in message
         assert "512" in message
         refused("clone", captured.disk.image, device, "--yes")
-
-
-LVM_LABEL = b"LABELONE" + (1).to_bytes(8, "little")
-
-
-def lvm_member(image: Path, offset: int) -> None:
-    """The label of an LVM physical volume, as its on-disk format says: found in the second sector, with its CRC."""
-    body = bytearray(512)
-    uuid = b"abcdefghijklmnopqrstuvwxyz012345"
-    body[0:16] = LVM_LABEL
-    body[20:24] = (32).to_bytes(4, "little")
-    body[24:32] = b"LVM2 001"
-    body[32:64] = uuid
-    body[64:72] = (8 * MIB).to_bytes(8, "little")
-    crc = 0xF597A6CF
-    for byte in body[20:]:
-        crc ^= byte
-        for _ in range(8):
-            crc = crc >> 1 ^ (0xEDB88320 if crc & 1 else 0)
-    body[16:20] = crc.to_bytes(4, "little")
-    overwrite(image, offset + 512, bytes(body))
-    assert "LVM2_member" in run("blkid", "-p", f"--offset={offset}", image)
 
 
 @pytest.mark.parametrize("where", ["whole", "partition"])
