@@ -142,7 +142,7 @@ def _records(view: View, volume: _Volume) -> Iterator[tuple[int, bytes]]:
             record = raw[(number - first) * volume.record :][: volume.record]
             if record[:4] == b"FILE":
                 yield number, _mended(record, number, volume.record)
-            elif record[:4] == b"BAAD" or number < 12 or not any(record):
+            elif number < 12 or any(record):  # zeros: a record that was never written, as after a crash
                 raise Unreadable(f"file record {number} is no file record")
 
 
@@ -186,8 +186,15 @@ def _attributes(record: bytes, cluster: int) -> Iterator[_Attribute]:
         if elsewhere:
             (first,) = struct.unpack_from("<Q", record, at + 16)
             (runs_at,) = struct.unpack_from("<H", record, at + 32)
-            (size,) = struct.unpack_from("<Q", record, at + 48)
-            yield _Attribute(kind, name, first, size, tuple(_runs(record[at + runs_at : at + length], cluster)), b"")
+            (size, initialized) = struct.unpack_from("<QQ", record, at + 48)
+            yield _Attribute(
+                kind,
+                name,
+                first,
+                min(size, initialized),
+                tuple(_runs(record[at + runs_at : at + length], cluster)),
+                b"",
+            )
         else:
             (size, value_at) = struct.unpack_from("<IH", record, at + 16)
             yield _Attribute(kind, name, 0, size, (), record[at + value_at : at + value_at + size])
