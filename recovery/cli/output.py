@@ -7,6 +7,7 @@ while it runs, ``error``, ``summary`` at the end.  A terminal shows a live bar; 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -36,13 +37,19 @@ _JSON_SECONDS = 1.0
 _STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to those who know what to do; rich would end the process."""
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 class Output:
     """Prints for one command."""
 
     def __init__(self, json: bool) -> None:
         self.json = json
-        self._out = Console(highlight=False, soft_wrap=True)
-        self.errors = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._out = _Console(highlight=False, soft_wrap=True)
+        self.errors: Console = _Console(stderr=True, highlight=False, soft_wrap=True)
         self.terminal = threading.Lock()
         self.wanted = threading.Event()
 
@@ -65,7 +72,7 @@ class Output:
     def show(self, renderable: RenderableType) -> None:
         """A table for people, as wide as the terminal; nothing with ``--json``."""
         if not self.json:
-            Console(highlight=False).print(renderable)
+            _Console(highlight=False).print(renderable)
 
     def warn(self, text: str) -> None:
         """Something that the user should read although the work goes on."""

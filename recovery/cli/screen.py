@@ -128,8 +128,11 @@ class Screen:
         """Until there may be something to do; an answer that is typed is passed on."""
         typed = sys.stdin.fileno() if self._asking else self._woken
         if typed in watcher.wait(_POLL_SECONDS, self._woken, typed) and self._asking:
+            answer = os.read(typed, 4096)
+            if not answer:
+                os.tcgetpgrp(typed)  # raises OSError when the line is gone: then nobody has answered
             self._asking = False
-            watcher.order(Order("answer", os.read(typed, 4096).decode(errors="replace").rstrip("\n")))
+            watcher.order(Order("answer", answer.decode(errors="replace").rstrip("\n")))
         with suppress(BlockingIOError):
             os.read(self._woken, 4096)
 

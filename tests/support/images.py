@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.disks import KIB, MIB, loop, overwrite, partitioned, run
+from tests.support.program import jobs_folder
 
 PROJECT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse"
@@ -26,7 +27,7 @@ def environment(repository: Path, more: Mapping[str, str] | None = None) -> dict
     """What both programs read from the environment."""
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     own = {"RESTIC_REPOSITORY": str(repository), "RESTIC_PASSWORD": PASSWORD, "PATH": path, "LC_ALL": "C.UTF-8"}
-    return {**os.environ, **own, **(more or {})}
+    return {**os.environ, **own, "RECOVERY_JOBS": str(jobs_folder()), **(more or {})}
 
 
 def recovery_line(*words: str | Path) -> list[str]:

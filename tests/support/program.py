@@ -5,17 +5,21 @@ Nothing here imports the code under test.
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +59,19 @@ class Ran:
         return json.loads(self.out)
 
 
+@cache
+def jobs_folder() -> Path:
+    """Where the jobs of this run of the tests are, apart from anybody else's; removed at its end."""
+    folder = tempfile.mkdtemp(prefix="recovery-test-jobs-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
 def environment(repository: Path | None) -> dict[str, str]:
-    """Where the program finds itself, its repository and its password."""
+    """Where the program finds itself, its repository, its password, and puts its jobs."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("RESTIC_", "RECOVERY_"))}
     clean |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "RESTIC_PASSWORD": PASSWORD, "LC_ALL": "C.UTF-8"}
+    clean["RECOVERY_JOBS"] = str(jobs_folder())
     if repository is not None:
         clean["RESTIC_REPOSITORY"] = str(repository)
     return clean
