@@ -67,7 +67,7 @@ def _cycle(work: Path, label: str, sector_bytes: int, block_device: bool) -> Cyc
     hash_before = sha256(source.image)
     repository = work / "repository"
     recovery("init", repository=repository)
-    captured = recovery("capture", source.image, "--level", "1", repository=repository)
+    captured = recovery("capture", source.image, "--level", "1", "--audit", repository=repository)
     target = source.on(noise(work / "target.img", source.image.stat().st_size))
     old_table = "label: gpt\nstart=5MiB, size=50MiB\nstart=77MiB, size=100MiB\nstart=333MiB, size=60MiB\n"
     with ExitStack() as stack:
@@ -174,6 +174,12 @@ def test_filesystems_that_partclone_maps_are_not_captured_whole(cycle: Cycle) ->
     if cycle.source.sector_bytes == 4096:  # F2FS with such sectors: Debian 13's partclone maps it, Debian 12's does not
         whole = [line for line in whole if "f2fs" not in line]
     assert whole == []
+
+
+def test_the_audit_finds_nothing_missing_and_leaves_nothing_out(cycle: Cycle) -> None:
+    assert "The audit found nothing that is missing" in cycle.captured.said
+    assert cycle.captured.said.count(": nothing is missing (") == len(KINDS) + 1  # and what lies around them
+    assert cycle.captured.said.count("(allocation, files, checker, ") == len(WITH_FILES)
 
 
 def test_the_result_says_that_it_was_read_back(cycle: Cycle) -> None:
