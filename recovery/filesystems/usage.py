@@ -109,6 +109,15 @@ _EXFAT = _Family(
         closed_marks=fat.exfat_closed_marks,
     ),
 )
+_NTFS = _Family(
+    "partclone.ntfs",
+    ntfs.inspect,
+    Recovery(
+        partial(ntfs.inspect, ask_closed=False),
+        _always(by_program("ntfsfix", "--clear-dirty")),
+        closed_marks=ntfs.closed_marks,
+    ),
+)
 
 #: By blkid's name.  What partclone maps besides (APFS, JFS, Minix, NILFS2, Reiser, UFS) is captured whole: there is no
 #: way here to tell whether those were closed cleanly, and partclone's readers of them take no care either.
@@ -118,7 +127,7 @@ _FAMILIES = {
     "ext4": _EXT,
     "xfs": _XFS,
     "btrfs": _BTRFS,
-    "ntfs": _Family("partclone.ntfs", ntfs.inspect),
+    "ntfs": _NTFS,
     "vfat": _FAT,
     "exfat": _EXFAT,
     "f2fs": _Family("partclone.f2fs", f2fs.inspect),

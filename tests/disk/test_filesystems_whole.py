@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import shutil
 import struct
 import zlib
@@ -150,11 +151,46 @@ def test_exfat_with_flags_set_is_whole(flags: int, reason: str, clean: bool | No
     assert_whole(usage_of(image), 32 * MIB, reason, clean)
 
 
-def test_ntfs_marked_dirty_is_whole(tmp_path: Path) -> None:
+def test_ntfs_marked_dirty_is_mapped_and_that_is_said(tmp_path: Path) -> None:
     image = made(tmp_path, 32 * MIB, "mkfs.ntfs", "-q", "-F", "-f")
     assert usage_of(image).method == "map"
     run("ntfsfix", image)
-    assert_whole(usage_of(image), 32 * MIB, "it is marked dirty")
+    assert_mapped(usage_of(image), 32 * MIB, "it is marked dirty")
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_what_only_the_file_table_of_ntfs_knows_is_used(dirty: bool, tmp_path: Path) -> None:
+    """Its bitmap is older than its files, and calls all clusters of one of them free."""
+    image = made(tmp_path, 32 * MIB, "mkfs.ntfs", "-q", "-F", "-f", "-c", "4096")
+    for name, size in (("first", 300 * KIB), ("second", 2 * MIB), ("third", 64 * KIB)):
+        tmp_path.joinpath(name).write_bytes(random.Random(name).randbytes(size))
+        run("ntfscp", image, tmp_path / name, name)
+    if dirty:
+        run("ntfsfix", image)
+    content = image.read_bytes()
+    place = content.index(tmp_path.joinpath("second").read_bytes()[: 4 * KIB])
+    bitmap = int(
+        re.findall(r"Runlist:\s+VCN\s+LCN\s+Length\s+0x0\s+0x([0-9a-f]+)", run("ntfsinfo", "-v", "-f", "-i6", image))[
+            0
+        ],
+        16,
+    )
+    overwrite(image, bitmap * 4 * KIB + place // (8 * 4 * KIB) + 1, bytes(2 * MIB // (8 * 4 * KIB) - 1))
+    usage = usage_of(image)
+    assert (usage.method, usage.clean) == ("map", not dirty), usage.reason
+    assert usage.used.covers(Extent(place, 2 * MIB))
+    assert usage.used.total_bytes < 16 * MIB
+
+
+def test_ntfs_with_a_damaged_file_record_is_whole(tmp_path: Path) -> None:
+    image = made(tmp_path, 32 * MIB, "mkfs.ntfs", "-q", "-F", "-f", "-c", "4096")
+    tmp_path.joinpath("file").write_bytes(b"x" * MIB)
+    run("ntfscp", image, tmp_path / "file", "file")
+    (table,) = struct.unpack("<Q", read_at(image, 48, 8))
+    record = table * 4 * KIB + 64 * KIB  # the first of a user's files has number 64
+    assert read_at(image, record, 4) == b"FILE"
+    overwrite(image, record + 510, b"\xde\xad")
+    assert_whole(usage_of(image), 32 * MIB, "half written", clean=None)
 
 
 def test_ntfs_that_holds_a_hibernated_windows_is_whole(tmp_path: Path) -> None:

@@ -105,7 +105,7 @@ def test_writing_more_than_the_view_may_take_fails_and_is_known(tmp_path: Path) 
         assert view.source_read() == Extents()
         with pytest.raises(DeviceError, match="cannot be written"):
             view.lay_over(1 * MIB, b"one more")
-        with pytest.raises(DeviceError, match="more than the 64.0 KiB"):
+        with pytest.raises(DeviceError, match=r"more than the 64\.0 KiB"):
             view.source_read()
 
 
