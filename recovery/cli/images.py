@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
-from recovery.cli.launch import Operation, launch
+from recovery.cli.launch import launch
 from recovery.cli.operations import (
     CaptureRequest,
     CloneRequest,
     Request,
     RestoreRequest,
     VerifyRequest,
-    capture_disks,
-    clone_disk,
-    restore_disk,
-    verify_image,
+    operation_of,
 )
 from recovery.cli.options import Common
 from recovery.cli.output import Output
 from recovery.cli.repository import Snapshot
 from recovery.errors import UsageError
 from recovery.image.layout import CHUNK_BYTES
+from recovery.repository.repository import Repository
 from recovery.units import KIB, MIB, parse_bytes
 
 Level = Annotated[int, typer.Option("--level", metavar="1-19", help="zstd's compression level.", min=1, max=19)]
@@ -99,7 +96,7 @@ def capture_command(
         audit=audit,
     )
     repository = common.open()
-    _launch(request, partial(capture_disks, request, repository), output, foreground=dry_run)
+    _launch(request, repository, output, foreground=dry_run)
 
 
 def restore_command(
@@ -140,7 +137,7 @@ def restore_command(
         dry_run=dry_run,
     )
     repository = common.open()
-    _launch(request, partial(restore_disk, request, repository), Output(common.json), foreground=dry_run)
+    _launch(request, repository, Output(common.json), foreground=dry_run)
 
 
 def clone_command(
@@ -165,7 +162,7 @@ def clone_command(
         dry_run=dry_run,
     )
     output = Output(context.obj.merged(json=json).json)
-    _launch(request, partial(clone_disk, request), output, foreground=dry_run)
+    _launch(request, None, output, foreground=dry_run)
 
 
 def verify_command(
@@ -181,11 +178,12 @@ def verify_command(
     common: Common = context.obj.merged(repo, password_file, no_password, json)
     request = VerifyRequest(snapshot, audit)
     repository = common.open()
-    _launch(request, partial(verify_image, request, repository), Output(common.json))
+    _launch(request, repository, Output(common.json))
 
 
-def _launch(request: Request, operation: Operation, output: Output, *, foreground: bool = False) -> NoReturn:
+def _launch(request: Request, repository: Repository | None, output: Output, *, foreground: bool = False) -> NoReturn:
     """Do it as a job, be its screen, and end with its exit code."""
+    operation = operation_of(request, repository)
     sys.exit(launch(request.kind, request.what, operation, output, foreground=foreground))
 
 

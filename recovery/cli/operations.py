@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 from recovery.cli.output import Output
@@ -42,6 +44,15 @@ from recovery.progress import Progress
 from recovery.repository.repository import Repository
 
 
+class Kind(StrEnum):
+    """What a job does."""
+
+    CAPTURE = "capture"
+    RESTORE = "restore"
+    CLONE = "clone"
+    VERIFY = "verify"
+
+
 @dataclass(frozen=True, slots=True)
 class CaptureRequest:
     """Capture ``sources``.  ``only`` and ``without``: partition numbers of a single source."""
@@ -58,7 +69,7 @@ class CaptureRequest:
     dry_run: bool = False
     audit: bool = False
 
-    kind = "capture"
+    kind = Kind.CAPTURE
 
     @property
     def what(self) -> str:
@@ -82,7 +93,7 @@ class RestoreRequest:
     confirmed: bool = False
     dry_run: bool = False
 
-    kind = "restore"
+    kind = Kind.RESTORE
 
     @property
     def what(self) -> str:
@@ -102,7 +113,7 @@ class CloneRequest:
     confirmed: bool = False
     dry_run: bool = False
 
-    kind = "clone"
+    kind = Kind.CLONE
 
     @property
     def what(self) -> str:
@@ -117,7 +128,7 @@ class VerifyRequest:
     snapshot: str
     audit: bool = False
 
-    kind = "verify"
+    kind = Kind.VERIFY
 
     @property
     def what(self) -> str:
@@ -126,6 +137,25 @@ class VerifyRequest:
 
 
 Request = CaptureRequest | RestoreRequest | CloneRequest | VerifyRequest
+
+#: The request that goes with each kind of operation.
+REQUESTS: dict[Kind, type[Request]] = {
+    form.kind: form for form in (CaptureRequest, RestoreRequest, CloneRequest, VerifyRequest)
+}
+
+
+def operation_of(request: Request, repository: Repository | None) -> Callable[[Output, Progress], ExitCode]:
+    """What does it.  All but a clone take a repository, opened."""
+    if isinstance(request, CloneRequest):
+        return partial(clone_disk, request)
+    assert repository is not None
+    match request:
+        case CaptureRequest():
+            return partial(capture_disks, request, repository)
+        case RestoreRequest():
+            return partial(restore_disk, request, repository)
+        case VerifyRequest():
+            return partial(verify_image, request, repository)
 
 
 def capture_disks(request: CaptureRequest, repository: Repository, output: Output, progress: Progress) -> ExitCode:

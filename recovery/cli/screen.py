@@ -15,7 +15,9 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 
 import msgspec
+from rich.console import Group
 from rich.live import Live
+from rich.text import Text
 
 from recovery.cli.output import PLAIN_SECONDS, TERMINAL_SECONDS, Output, bar, line, print_raw
 from recovery.errors import ExitCode
@@ -230,7 +232,8 @@ class Screen:
             if self._live is None:
                 self._live = Live(console=self._output.errors, transient=True, auto_refresh=False)
                 self._live.start()
-            self._live.update(bar(status.progress), refresh=True)
+            keys = f"Job {watcher.id}: Ctrl-C stops it, Ctrl-\\ leaves it running"
+            self._live.update(Group(bar(status.progress), Text(keys, "dim")), refresh=True)
 
     def _wipe(self) -> None:
         if self._live is not None:

@@ -38,7 +38,7 @@ class RunningJob:
         self._events = EventWriter(folder.events)
         self._server = ControlServer(self._obey)
         self._answer: str | None = None
-        self._asks = self._working = self._cancelling = False
+        self._asks = self._working = self._cancelling = self._signals = False
         self._guard = threading.Lock()
         write_state(folder.path, os.getpid())
 
@@ -113,7 +113,8 @@ class RunningJob:
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
         # In a thread of its own: the main thread, interrupted here, may hold what recording needs.
-        threading.Thread(target=self.stop if self._cancelling else self.cancel, daemon=True).start()
+        again, self._signals = self._signals or self._cancelling, True
+        threading.Thread(target=self.stop if again else self.cancel, daemon=True).start()
 
     def _obey(self, order: Order) -> Status | None:
         match order.do:

@@ -75,7 +75,7 @@ class Watcher:
         """``child``: its process when that is a child of ours."""
         self.id = folder.name
         self.status: Status | None = None
-        self._folder = folder
+        self.folder = folder
         self._connection = connection
         self._child = child
         try:
@@ -119,7 +119,7 @@ class Watcher:
         """Whether the job's process has ended: nothing comes after it."""
         if self._connection is not None and not self._connection.ended:
             return False
-        return not is_held(self._folder)
+        return not is_held(self.folder)
 
     def exit_code(self) -> tuple[int, bool]:
         """Of a job that has ended, and whether it ended by itself; else as a shell says of what was killed."""
@@ -134,7 +134,7 @@ class Watcher:
 
     def kill(self) -> None:
         """End the job's process by force: for one that answers no more."""
-        job = read_job(self._folder)
+        job = read_job(self.folder)
         if job is not None and job.running and job.pid:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(job.pid, signal.SIGKILL)
