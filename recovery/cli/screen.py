@@ -81,7 +81,7 @@ class Screen:
         """
         try:
             if late:
-                for data in _in_short(watcher.events()):
+                for data in in_short(watcher.events()):
                     self._print(data)
             code = self._follow(watcher)
         except OSError:  # the terminal is gone, or whoever read from us
@@ -241,10 +241,12 @@ class Screen:
             self._live = None
 
 
-def _in_short(events: list[bytes]) -> list[bytes]:
+def in_short(events: list[bytes]) -> list[bytes]:
     """Without what is over: old counters, questions that were answered."""
     kinds = [msgspec.json.decode(data, type=_Line).message_type for data in events]
-    asked = kinds[::-1].index("question") if "question" in kinds else None
-    open_question = asked is not None and "answered" not in kinds[len(kinds) - asked :]
-    over = {"status", "answered"} if open_question else {"status", "answered", "question"}
-    return [data for data, kind in zip(events, kinds, strict=True) if kind not in over]
+    answered = max((number for number, kind in enumerate(kinds) if kind == "answered"), default=-1)
+    return [
+        data
+        for number, (data, kind) in enumerate(zip(events, kinds, strict=True))
+        if kind not in ("status", "answered") and not (kind == "question" and number < answered)
+    ]

@@ -175,7 +175,7 @@ def listen_at(folder: Path) -> socket.socket:
     mask = os.umask(0o177)
     try:
         listener.bind(f"/proc/self/fd/{place}/control")  # an address holds 107 bytes, a path may be longer
-        listener.listen(8)
+        listener.listen(_MAX_CONNECTIONS)
     except OSError:
         listener.close()
         raise

@@ -142,11 +142,11 @@ def new_folder(kind: str, what: str) -> NewFolder:
 
 
 def list_jobs() -> list[Job]:
-    """All jobs of this user that are known, oldest first.  Raises DeviceError."""
-    parent = jobs_folder()
+    """The jobs of this user since the system was started, oldest first.  Raises DeviceError."""
+    parent, here = jobs_folder(), boot_id()
     numbers = sorted(int(path.name) for path in parent.iterdir() if path.name.isdigit())
     found = (read_job(parent / str(number)) for number in numbers)
-    return [job for job in found if job is not None]
+    return [job for job in found if job is not None and job.record.boot_id == here]
 
 
 def find_job(name: str | None) -> Job:
