@@ -43,7 +43,7 @@ class _Volume:
     def chain(self, first: int, limit: int) -> list[tuple[int, int]]:
         """At most ``limit`` clusters from ``first`` on, as the table chains them."""
         found: list[tuple[int, int]] = []
-        while 2 <= first < self.clusters + 2 and len(found) < limit:
+        while 2 <= first < self.clusters + 2 and len(found) < min(limit, self.clusters):
             found.append((self.heap + (first - 2) * self.cluster, self.cluster))
             first = self.chains[first]
         return found

@@ -22,18 +22,18 @@ import msgspec
 
 from recovery.command import run
 from recovery.devices.loop import read_only_loop
-from recovery.errors import RecoveryError
 from recovery.extent import Extent, Extents
 from recovery.filesystems.walk.btrfs import Chunk, chunks, physical
 from recovery.filesystems.walk.view import Missing, NotAudited, Unreadable, View
 
 _SECONDS = 6 * 3600
-_OPTIONS = {
-    "ext2": "ro,noload",
-    "ext3": "ro,noload",
-    "ext4": "ro,noload",
-    "xfs": "ro,norecovery,nouuid",
-    "btrfs": "ro,rescue=nologreplay,subvolid=5",
+#: Driver and options.  The driver of ext4 also mounts its forebears.
+_MOUNTS = {
+    "ext2": ("ext4", "ro,noload"),
+    "ext3": ("ext4", "ro,noload"),
+    "ext4": ("ext4", "ro,noload"),
+    "xfs": ("xfs", "ro,norecovery,nouuid"),
+    "btrfs": ("btrfs", "ro,rescue=nologreplay,subvolid=5"),
 }
 _FIEMAP = 0xC020660B
 _HEADER, _EXTENT = struct.Struct("=QQIIII"), struct.Struct("=QQQQQIIII")
@@ -78,7 +78,7 @@ class Walked(msgspec.Struct, frozen=True):
 
 def can_walk(kind: str) -> bool:
     """Whether this kind of filesystem is walked through the kernel."""
-    return kind in _OPTIONS
+    return kind in _MOUNTS
 
 
 def walk(view: View) -> Walked:
@@ -117,10 +117,16 @@ def walk(view: View) -> Walked:
 def _walk(spec: _Spec, folder: str) -> _Answer:
     answer = _Answer()
     used = Extents(zip(*[iter(spec.used)] * 2, strict=True))
-    try:
-        run(["mount", "-t", spec.kind, "-o", _OPTIONS[spec.kind], spec.device, folder], needed_for="walking files")
-    except RecoveryError as error:
-        answer.not_mounted = error.message
+    driver, options = _MOUNTS[spec.kind]
+    done = run(
+        ["mount", "-t", driver, "-o", options, spec.device, folder],
+        needed_for="walking files",
+        timeout_seconds=_SECONDS,
+        check=False,
+    )
+    if not done.ok:
+        lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines()]
+        answer.not_mounted = next((line for line in lines if line and "dmesg(1)" not in line), done.reason)
         return answer
     linked: set[tuple[int, int]] = set()
     pending = [folder]

@@ -132,7 +132,7 @@ def _listed(view: View, record: bytes, cluster: int) -> Iterator[tuple[int, int,
 
 def _records(view: View, volume: _Volume) -> Iterator[tuple[int, bytes]]:
     """Number and mended content of every record that holds something."""
-    total = volume.table_bytes // volume.record
+    total = min(volume.table_bytes, sum(run.length for run in volume.table)) // volume.record
     for first in range(0, total, _RECORDS_A_READ):
         view.interrupt()
         count = min(_RECORDS_A_READ, total - first)

@@ -24,7 +24,8 @@ def allocation(view: View) -> Iterator[Area]:
     (log_start,) = struct.unpack_from(">Q", superblock, 48)
     (group_blocks, groups, _, log_blocks, _, sector) = struct.unpack_from(">IIIIHH", superblock, 84)
     log2_group = superblock[124]
-    if magic != b"XFSB" or not group_blocks or groups * group_blocks >= blocks + group_blocks:
+    whole = 0 < blocks * block <= view.size_bytes and groups * group_blocks < blocks + group_blocks
+    if magic != b"XFSB" or not group_blocks or not whole:
         raise Unreadable("its superblock is no XFS superblock")
     for group in range(groups):
         yield Area(
