@@ -112,7 +112,11 @@ def _after(unclean: Unclean, way: Way, marks: tuple[tuple[int, bytes], ...]) -> 
         for offset, data in marks:
             view.lay_over(offset, data)
         with open_view(view, unclean.sector_bytes) as copy:
-            way(copy.device, unclean.interrupt)
+            try:
+                way(copy.device, unclean.interrupt)
+            except CaptureWhole:
+                view.source_read()  # where the view is to blame, it says why
+                raise
         read = view.source_read()
         with open_view(view, unclean.sector_bytes) as copy:
             inspection = unclean.inspect(copy)

@@ -21,12 +21,13 @@ from recovery.extent import Extent, Extents
 from recovery.filesystems import replay, used_extents
 from tests.support.badblocks import with_bad_blocks
 from tests.support.crash import Kind, record
-from tests.support.disks import KIB, MIB, blank, loop, mounted, run, sha256
+from tests.support.disks import KIB, MIB, blank, loop, mounted, read_at, run, sha256
 from tests.support.program import ROOT
 
 pytestmark = pytest.mark.disk
 
 XFS = Kind("xfs", ("mkfs.xfs", "-q"), ("xfs_repair", "-n"), 300 * MIB, "nouuid")
+EXT4 = Kind("ext4", ("mkfs.ext4", "-q", "-b4096"), ("e2fsck", "-fn"), 96 * MIB)
 OFFSET = 3 * MIB + 512
 
 
@@ -132,21 +133,24 @@ def test_a_replay_that_needs_too_much_leaves_the_partition_whole(
     usage = used_extents(crashed, Extent(0, size), probe(crashed, Extent(0, size)), 512)
     assert (usage.method, usage.clean, usage.used) == ("whole", False, Extents([(0, size)]))
     assert "not closed cleanly" in usage.reason
+    assert "needs more than the 64.0 KiB that it may take" in usage.reason
     assert sha256(crashed) == before
 
 
-def test_a_source_that_cannot_be_read_leaves_the_partition_whole(crashed: Path, tmp_path: Path) -> None:
-    """A block of the log, which the replay needs, has gone bad."""
-    said = run("xfs_db", "-r", "-c", "sb 0", "-c", "print logstart blocksize agblklog agblocks", crashed).split()
-    logstart, block, log2_group, group = (int(said[place]) for place in (2, 5, 8, 11))
-    log = ((logstart >> log2_group) * group + (logstart & ((1 << log2_group) - 1))) * block
-    size = crashed.stat().st_size
-    with crashed.open("rb") as file:
-        file.seek(log)
-        record_of_log = next(log + at for at in range(0, 4 * MIB, block) if file.read(block)[:4] == b"\xfe\xed\xba\xbe")
-    with with_bad_blocks(crashed, [record_of_log], tmp_path) as source:
+def test_a_source_that_cannot_be_read_leaves_the_partition_whole(tmp_path: Path) -> None:
+    """A block of the journal, which the replay needs, has gone bad."""
+    recording, image = record(EXT4, tmp_path / "ext4", 1, files=20), tmp_path / "crashed.img"
+    recording.cut(recording.length * 3 // 4, image, random.Random(1))
+    journal = int(run("debugfs", "-R", "bmap <8> 0", image)) * 4 * KIB
+    start = int.from_bytes(read_at(image, journal + 28, 4), "big")
+    first = int(run("debugfs", "-R", f"bmap <8> {start}", image))
+    assert read_at(image, first * 4 * KIB, 4) == b"\xc0\x3b\x39\x98"  # jbd2's magic number
+    size = image.stat().st_size
+    assert used_extents(image, Extent(0, size), probe(image, Extent(0, size)), 512).method == "map"
+    with with_bad_blocks(image, [first * 4 * KIB], tmp_path) as source:
         usage = used_extents(source, Extent(0, size), probe(source, Extent(0, size)), 512)
-    assert (usage.method, usage.used) == ("whole", Extents([(0, size)])), usage.reason
+    assert (usage.method, usage.clean, usage.used) == ("whole", False, Extents([(0, size)])), usage.reason
+    assert "the source cannot be read at byte" in usage.reason
 
 
 def test_an_interrupt_ends_a_replay(crashed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
