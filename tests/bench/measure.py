@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,7 @@ class Measured:
 def measure(arguments: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Measured:
     """Run a command to its end.  Raises CommandFailed when it exits with anything but 0.
 
-    Memory is the largest of three figures: the sum over the session's processes of their proportional sizes, and the
+    Memory is the largest of three figures: the sum over its processes of their proportional sizes, and the
     high-water mark of each single one, both sampled five times a second; and the high-water mark that the kernel
     reports at the end, unless that is our own, which a new process starts with.
     """
@@ -61,36 +62,41 @@ def measure(arguments: Sequence[str | Path], environment: Mapping[str, str] | No
 
 
 class _Sampler(threading.Thread):
-    def __init__(self, session: int) -> None:
+    def __init__(self, leader: int) -> None:
         super().__init__(daemon=True)
-        self.session = session
+        self.leader = leader
         self.peak_bytes = 0
         self._stopped = threading.Event()
 
     def run(self) -> None:
         while not self._stopped.wait(_SAMPLE_SECONDS):
-            self.peak_bytes = max(self.peak_bytes, _session_bytes(self.session))
+            self.peak_bytes = max(self.peak_bytes, _tree_bytes(self.leader))
 
     def stop(self) -> None:
         self._stopped.set()
         self.join()
 
 
-def _session_bytes(session: int) -> int:
-    total = highest = 0
+def _tree_bytes(leader: int) -> int:
+    """Of the session of ``leader`` and of what its processes started: a job is in a session of its own."""
+    parents: dict[int, int] = {}
+    counted: set[int] = set()
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) != session:
-                continue
-            rollup = (entry / "smaps_rollup").read_text()
-            status = (entry / "status").read_text()
-        except OSError:  # it ended meanwhile
-            continue
-        total += _kib_line(rollup, "Pss:")
-        highest = max(highest, _kib_line(status, "VmHWM:"))
+        if entry.name.isdigit():
+            with suppress(OSError):  # it ended meanwhile
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                parents[int(entry.name)] = int(fields[1])
+                if int(fields[3]) == leader:
+                    counted.add(int(entry.name))
+    while more := {process for process, parent in parents.items() if parent in counted} - counted:
+        counted |= more
+    total = highest = 0
+    for process in counted:
+        with suppress(OSError):
+            rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+            status = Path(f"/proc/{process}/status").read_text()
+            total += _kib_line(rollup, "Pss:")
+            highest = max(highest, _kib_line(status, "VmHWM:"))
     return max(total, highest)
 
 
