@@ -22,6 +22,8 @@ STATUSES = "?*/-+"
 
 _CURRENT_STATUSES = "?*/-FG+"
 _LINES_A_PIECE = 4096
+#: No number of a map is longer; Python itself refuses to show numbers of thousands of digits.
+_MAX_DIGITS = 40
 
 
 class MapError(RepositoryDamaged):
@@ -131,14 +133,15 @@ def _check_current(fields: list[bytes], number: int, name: str) -> None:
 
 def _number(field: bytes, number: int, name: str) -> int:
     """A number in C notation: 0x for hexadecimal, a leading 0 for octal."""
-    digits = field.lower()
+    digits = field.lower() if len(field) <= _MAX_DIGITS else b""
     base = 16 if digits.startswith(b"0x") else 8 if digits.startswith(b"0") else 10
     try:
         value = int(digits, base) if digits.isalnum() else -1
     except ValueError:
         value = -1
     if value < 0:
-        raise _wrong(name, number, f"has {field.decode('latin1')!r} where a number was expected")
+        shown = field[:_MAX_DIGITS].decode("latin1")
+        raise _wrong(name, number, f"has {shown!r} where a number was expected")
     return value
 
 

@@ -62,18 +62,28 @@ class Layout:
         return bisect_right(self._offsets, offset) - 1
 
 
-def make_layout(size_bytes: int, chunk_bytes: int, grid: Sequence[int], used: Extents) -> Layout:
-    """Cut a disk of ``size_bytes``.  ``grid`` holds the offsets where the grid starts anew; 0 is always one."""
+class TooManyPieces(ValueError):
+    """A layout has more pieces than its maker expects."""
+
+
+def make_layout(
+    size_bytes: int, chunk_bytes: int, grid: Sequence[int], used: Extents, max_pieces: int | None = None
+) -> Layout:
+    """Cut a disk of ``size_bytes``.  ``grid`` holds the offsets where the grid starts anew; 0 is always one.
+
+    Raises TooManyPieces as soon as there are more than ``max_pieces``.
+    """
     offsets, holes = array("Q"), bytearray()
     starts = sorted({0, *(start for start in grid if 0 < start < size_bytes)})
     marked = False
     position = 0
     for run in _used_cells(size_bytes, chunk_bytes, starts, used):
-        marked = _add_hole(offsets, holes, position, run.offset, marked)
+        marked = _add_hole(offsets, holes, position, run.offset, marked, max_pieces)
         first = bisect_right(starts, run.offset) - 1
         start, limit = starts[first], run.end
         position = run.offset
         while position < limit:
+            _expect_at_most(max_pieces, len(offsets))
             following = starts[first + 1] if first + 1 < len(starts) else size_bytes
             end = min(position + chunk_bytes - (position - start) % chunk_bytes, following, limit)
             offsets.append(position)
@@ -82,7 +92,7 @@ def make_layout(size_bytes: int, chunk_bytes: int, grid: Sequence[int], used: Ex
             if position == following:
                 first += 1
                 start = following
-    _add_hole(offsets, holes, position, size_bytes, marked)
+    _add_hole(offsets, holes, position, size_bytes, marked, max_pieces)
     return Layout(size_bytes, offsets, holes)
 
 
@@ -97,7 +107,14 @@ def _used_cells(size_bytes: int, chunk_bytes: int, starts: Sequence[int], used: 
     )
 
 
-def _add_hole(offsets: array[int], holes: bytearray, start: int, end: int, marked: bool) -> bool:
+def _expect_at_most(max_pieces: int | None, count: int) -> None:
+    if max_pieces is not None and count > max_pieces:
+        raise TooManyPieces(f"more than {max_pieces} pieces")
+
+
+def _add_hole(
+    offsets: array[int], holes: bytearray, start: int, end: int, marked: bool, max_pieces: int | None
+) -> bool:
     """Append the pieces of the hole ``[start, end)``; whether the sparse mark is set by now."""
     if not marked and end - start >= SPARSE_MARK_BYTES:
         offsets.append(start)
@@ -105,6 +122,7 @@ def _add_hole(offsets: array[int], holes: bytearray, start: int, end: int, marke
         start += SPARSE_MARK_BYTES
         marked = True
     while start < end:
+        _expect_at_most(max_pieces, len(offsets))
         length = next((size for size in HOLE_PIECES if size <= end - start), end - start)
         offsets.append(start)
         holes.append(1)

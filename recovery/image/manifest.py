@@ -25,7 +25,8 @@ TAG_INCOMPLETE = "incomplete"
 MAX_NAMED_EXTENTS = 1000
 
 #: What a manifest may say, so that a damaged one is refused and not believed.
-Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+MAX_BYTES = 1 << 62
+Bytes = Annotated[int, msgspec.Meta(ge=0, le=MAX_BYTES)]
 ChunkBytes = Annotated[int, msgspec.Meta(ge=512, le=64 * MIB)]
 SectorBytes = Annotated[int, msgspec.Meta(ge=512, le=64 * KIB)]
 
@@ -146,6 +147,17 @@ def decode_manifest(data: bytes) -> Manifest:
                 f"the system image has format version {version}, and this program reads {VERSION}",
                 "Use a newer version of this program; 'restic dump' gives the raw disk with any.",
             )
-        return msgspec.json.decode(data, type=Manifest)
+        manifest = msgspec.json.decode(data, type=Manifest)
+        for disk in manifest.disks:
+            _check_table(disk.table)
+        return manifest
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise RepositoryDamaged(f"the image's manifest is malformed: {error}", "Run 'recovery verify'.") from error
+
+
+def _check_table(table: PartitionTable | None) -> None:
+    """Raise ValueError for what no table can say: it is not read from a disk here, and would be believed."""
+    extents = [*(entry.extent for entry in table.entries), *table.own_extents] if table else []
+    for offset, length in extents:
+        if not (0 <= offset <= MAX_BYTES and 0 <= length <= MAX_BYTES):
+            raise ValueError(f"a partition table has {length} bytes at {offset}")

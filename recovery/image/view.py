@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from recovery.devices.mapfile import parse_map
 from recovery.errors import DeviceError, RecoveryError, RepositoryDamaged, UsageError
 from recovery.extent import Extent, Extents
-from recovery.image.layout import Layout, make_layout, zero_id
+from recovery.image.layout import Layout, TooManyPieces, make_layout, zero_id
 from recovery.image.manifest import MANIFEST_NAME, ImageDisk, Manifest, decode_manifest
 from recovery.repository.format import ID_BYTES, BlobType, Node, decode_ids
 from recovery.repository.index import Location
@@ -96,16 +96,24 @@ class DiskImage:
         read = parse_map(image.lines(record.map), record.map)
         self.used: Extents = domain.get("+", Extents())
         self.unreadable: Extents = read.get("-", Extents())
-        self.layout: Layout = make_layout(record.size_bytes, record.layout.chunk_bytes, record.layout.grid, self.used)
         node = image.node(record.image)
         self.ids = decode_ids(bytes(node.content))
-        if not len(self.ids) // ID_BYTES == len(self.layout) == record.layout.pieces or node.size != record.size_bytes:
-            raise RepositoryDamaged(
-                f"the image file {record.image} was changed after it was captured: it has "
-                f"{len(self.ids) // ID_BYTES} blobs and {node.size} bytes where {record.layout.pieces} and "
-                f"{record.size_bytes} belong",
-                "A repair may have dropped a damaged blob; all behind it would be shifted. Use another snapshot.",
+        count = len(self.ids) // ID_BYTES
+        changed = RepositoryDamaged(
+            f"the image file {record.image} was changed after it was captured: it has {count} blobs and {node.size} "
+            f"bytes where {record.layout.pieces} and {record.size_bytes} belong",
+            "A repair may have dropped a damaged blob; all behind it would be shifted. Use another snapshot.",
+        )
+        if count != record.layout.pieces or node.size != record.size_bytes:
+            raise changed
+        try:
+            self.layout: Layout = make_layout(
+                record.size_bytes, record.layout.chunk_bytes, record.layout.grid, self.used, count
             )
+        except TooManyPieces as error:
+            raise changed from error
+        if len(self.layout) != count:
+            raise changed
         if self.used.total_bytes != record.used_bytes or self.unreadable.subtract(self.used):
             raise RepositoryDamaged(
                 f"the maps of {record.image} do not agree with its manifest",

@@ -29,7 +29,7 @@ _NONCE_BYTES = _MAC_BYTES = 16
 #: scrypt parameters of the keys that we write: restic's own defaults (about 32 MiB, a tenth of a second).
 SCRYPT_N, SCRYPT_R, SCRYPT_P = 1 << 15, 8, 1
 
-#: A key file that asks for more memory than this is refused: it is damaged or hostile.
+#: A key file that asks for more memory than this, or for as much work, is refused: it is damaged or hostile.
 MAX_SCRYPT_BYTES = 512 * MIB
 
 
@@ -54,7 +54,7 @@ class Key:
     def derive(cls, password: str, salt: bytes, n: int, r: int, p: int) -> Key:
         """The key that scrypt makes of ``password``.  Raises RepositoryDamaged on absurd parameters."""
         power_of_two = n > 1 and n & (n - 1) == 0
-        if not power_of_two or r < 1 or p < 1 or 128 * n * r > MAX_SCRYPT_BYTES or p > 16 or 128 * r * p > MIB:
+        if not power_of_two or r < 1 or p < 1 or 128 * n * r * p > MAX_SCRYPT_BYTES or 128 * r * p > MIB:
             raise RepositoryDamaged(
                 f"a key file asks for impossible scrypt parameters (N={n}, r={r}, p={p})",
                 "It is damaged; another key file may still open the repository.",

@@ -43,7 +43,7 @@ MAX_HEADER_BYTES = 16 * MIB
 #: First byte of a compressed "unpacked" file (index, snapshot, lock) of version 2; plain ones begin with { or [.
 COMPRESSED_MARK = b"\x02"
 
-#: An unpacked file that decompresses to more than this is refused: it would not fit in memory.
+#: What decompresses to more than this is refused, a file or a blob: it would not fit in memory.
 MAX_UNPACKED_BYTES = 1024 * MIB
 
 ID_BYTES = 32
@@ -319,7 +319,7 @@ def decompress(data: bytes | memoryview, expected_bytes: int | None, what: str) 
 
     restic's encoder does not always write the content size, so memory is bounded by us.
     """
-    limit = MAX_UNPACKED_BYTES if expected_bytes is None else expected_bytes
+    limit = MAX_UNPACKED_BYTES if expected_bytes is None else min(expected_bytes, MAX_UNPACKED_BYTES)
     try:
         frame = zstandard.get_frame_parameters(data)
         known = frame.content_size != zstandard.CONTENTSIZE_UNKNOWN
@@ -328,6 +328,10 @@ def decompress(data: bytes | memoryview, expected_bytes: int | None, what: str) 
         plain = _decompressor().decompress(data) if known else _decompress_stream(data, limit, what)
     except zstandard.ZstdError as error:
         raise RepositoryDamaged(f"{what} does not decompress: {error}", "Run 'restic check'.") from error
+    except MemoryError as error:
+        raise RepositoryDamaged(
+            f"{what} decompresses to more than there is memory", "Use a machine with more memory; run 'restic check'."
+        ) from error
     if expected_bytes is not None and len(plain) != expected_bytes:
         raise RepositoryDamaged(f"{what} has {len(plain)} bytes where {expected_bytes} belong", "Run 'restic check'.")
     return plain
