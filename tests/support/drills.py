@@ -36,7 +36,7 @@ from tests.support.restic import restic_binaries
 CHUNK = 256 * KIB
 PACK = 1 * MIB
 
-AREAS = ("capture", "restore", "destination", "source", "repository", "locks", "wrong_disk")
+AREAS = ("capture", "restore", "destination", "source", "repository", "locks", "wrong_disk", "hostile")
 
 
 @dataclass
