@@ -92,8 +92,8 @@ class View:
         return bytes(out)
 
     def missing_of(self, area: Area) -> Missing | None:
-        """What of an area was not captured."""
-        outside = self.not_written(area.extents.subtract(self.used))
+        """What of an area was not captured; what a damaged filesystem names beyond the partition never could be."""
+        outside = self.not_written(area.extents.clip(Extent(0, self.size_bytes)).subtract(self.used))
         return Missing(area.what, outside) if outside else None
 
     def not_written(self, unused: Extents) -> Extents:
