@@ -58,8 +58,9 @@ class Kind:
             with mounted(device, at, options or self.options):
                 yield at
         elif self.mount == "mtools":
-            # A file that was being written may end nowhere: mcopy complains and goes on with the next.
-            run("mcopy", "-i", device, "-s", "-n", "-Q", "::*", at, check=False)
+            # One by one: at a file that was being written, and ends nowhere, mcopy gives up.
+            for name in run("mdir", "-i", device, "-b", "::").splitlines():
+                run("mcopy", "-i", device, "-n", "-Q", name, at, check=False)
             yield at
         else:
             run(self.mount, device, at)
@@ -89,7 +90,7 @@ class Recording:
 
     def cut(self, moment: int, image: Path, chance: random.Random) -> dict[str, str]:
         """Make the disk as a power cut at ``moment`` leaves it; the files that must be on it, with their hashes."""
-        shutil.copyfile(self.start, image)
+        run("cp", "--sparse=always", self.start, image)
         with self.record.open("rb") as record, image.open("r+b") as disk:
             pending: list[tuple[int, bytes]] = []
             while record.tell() + ENTRY.size <= moment:
@@ -124,7 +125,7 @@ def record(kind: Kind, folder: Path, seed: int, files: int = 40) -> Recording:
     blank(image, kind.size)
     run(*kind.mkfs, image)
     _settle(kind, image, folder / "at", seed)
-    shutil.copyfile(image, recording.start)
+    run("cp", "--sparse=always", image, recording.start)
     with _served(image, recording.record, folder) as disk, loop(disk) as device:
         if kind.mount == "mtools":
             _work_with_mtools(device, folder / "copied", recording, random.Random(seed), files)
