@@ -7,17 +7,25 @@ scans partition tables.
 
 from __future__ import annotations
 
-import logging
+import errno
+import fcntl
 import os
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from recovery.command import run
 from recovery.errors import DeviceError
 from recovery.extent import Extent
 
-log = logging.getLogger(__name__)
+#: include/uapi/linux/loop.h; LOOP_CONFIGURE came with Linux 5.8.
+_LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
+_READ_ONLY, _AUTOCLEAR = 1, 4
+#: struct loop_config: fd, block_size, struct loop_info64 (device, inode, rdevice, offset, sizelimit, number,
+#: encrypt_type, encrypt_key_size, flags, file_name, crypt_name, encrypt_key, init), reserved.
+_CONFIG = struct.Struct("=II QQQQQ IIII 64s64s32s16s 64s")
+#: Others take the device that was free a moment ago.
+_ATTEMPTS = 50
 
 
 @contextmanager
@@ -26,8 +34,7 @@ def read_only_loop(path: Path, extent: Extent, logical_sector_bytes: int = 512) 
 
     Raises DeviceError when no loop device can be had.
     """
-    place = ["--read-only", f"--offset={extent.offset}", f"--sizelimit={extent.length}"]
-    with _attached(path, place, logical_sector_bytes) as device:
+    with _attached(path, extent, logical_sector_bytes, writable=False) as device:
         yield device
 
 
@@ -37,27 +44,69 @@ def view_loop(view: Path, logical_sector_bytes: int = 512) -> Iterator[Path]:
 
     Raises DeviceError when no loop device can be had.
     """
-    with _attached(view, [], logical_sector_bytes) as device:
+    with _attached(view, Extent(0, 0), logical_sector_bytes, writable=True) as device:
         yield device
 
 
 @contextmanager
-def _attached(path: Path, options: list[str], logical_sector_bytes: int) -> Iterator[Path]:
-    arguments: list[str | Path] = ["losetup", "--find", "--show", *options]
-    if logical_sector_bytes != 512:
-        arguments.append(f"--sector-size={logical_sector_bytes}")
-    attached = run([*arguments, path], needed_for=f"reading a part of {path}")
-    device = Path(attached.stdout.decode().strip())
-    # Detached while we hold it open, it goes when the last holder is gone: also when this process is killed.
+def _attached(path: Path, extent: Extent, logical_sector_bytes: int, *, writable: bool) -> Iterator[Path]:
+    """A loop device that goes when the last who has it open closes it: also when this process is killed, whenever."""
     try:
-        held = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+        device, held = _attach(path, extent, logical_sector_bytes, os.O_RDWR if writable else os.O_RDONLY)
     except OSError as error:
-        run(["losetup", "--detach", device], needed_for=f"releasing {device}", check=False)
-        raise DeviceError(f"{device} cannot be opened: {error.strerror}", "See the kernel's log (dmesg).") from error
+        raise DeviceError(
+            f"no loop device can be had for {path}: {error.strerror}", "It needs root and the kernel's module loop."
+        ) from error
     try:
-        detached = run(["losetup", "--detach", device], needed_for=f"releasing {device}", check=False)
-        if not detached.ok:
-            log.warning("loop device %s could not be released: %s", device, detached.reason)
         yield device
     finally:
         os.close(held)
+
+
+def _attach(path: Path, extent: Extent, logical_sector_bytes: int, mode: int) -> tuple[Path, int]:
+    """The device, and a descriptor that holds it."""
+    flags = _AUTOCLEAR | (_READ_ONLY if mode == os.O_RDONLY else 0)
+    name = os.fsencode(path)[:63]
+    backing = os.open(path, mode | os.O_CLOEXEC)
+    try:
+        config = _CONFIG.pack(
+            backing,
+            logical_sector_bytes,
+            0,
+            0,
+            0,
+            extent.offset,
+            extent.length,
+            0,
+            0,
+            0,
+            flags,
+            name,
+            b"",
+            b"",
+            b"",
+            b"",
+        )
+        for _ in range(_ATTEMPTS):
+            device = _free_device()
+            file = os.open(device, mode | os.O_CLOEXEC)
+            try:
+                fcntl.ioctl(file, _LOOP_CONFIGURE, config)
+                # What only reads may hold it: a filesystem is not mounted where somebody else may write.
+                return device, os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+            finally:
+                os.close(file)
+    finally:
+        os.close(backing)
+    raise OSError(errno.EBUSY, "others take them all")
+
+
+def _free_device() -> Path:
+    control = os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        return Path(f"/dev/loop{fcntl.ioctl(control, _LOOP_CTL_GET_FREE)}")
+    finally:
+        os.close(control)
