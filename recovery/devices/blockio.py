@@ -15,6 +15,7 @@ import mmap
 import os
 import stat
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +36,8 @@ _ZEROS = memoryview(bytes(MIB))
 
 #: After so many bytes without one good read the disk itself is in doubt.
 _DOUBTFUL_BYTES = 4 * MIB
+
+_CLAIM_ATTEMPTS, _CLAIM_SECONDS = 10, 0.03
 
 _BLKGETSIZE64 = 0x80081272
 _BLKDISCARD = 0x1277
@@ -62,7 +65,7 @@ class _Device:
         self.path = path
         self.is_block = stat.S_ISBLK(path.stat().st_mode) if path.exists() else False
         try:
-            self._file = os.open(path, flags | os.O_CLOEXEC | (os.O_EXCL if self.is_block and exclusive else 0))
+            self._file = _open(path, flags | os.O_CLOEXEC, claim=self.is_block and exclusive)
         except OSError as error:
             raise _open_error(path, error) from error
         self.size_bytes = size_of(self._file)
@@ -368,6 +371,18 @@ def _punch_hole(file: int, extent: Extent) -> None:
     if libc.fallocate(file, mode, extent.offset, extent.length) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
+
+
+def _open(path: Path, flags: int, *, claim: bool) -> int:
+    """Open, and ``claim`` a device for us alone; who only looks whether it is claimed has it for a moment."""
+    for _ in range(_CLAIM_ATTEMPTS if claim else 0):
+        try:
+            return os.open(path, flags | os.O_EXCL)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            time.sleep(_CLAIM_SECONDS)
+    return os.open(path, flags | (os.O_EXCL if claim else 0))
 
 
 def _open_error(path: Path, error: OSError) -> RecoveryError:

@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from recovery.errors import DeviceError, Refused
 
 _NOT_DISKS = re.compile(r"ram\d+|zram\d+|mtdblock\d+|fd\d+|mmcblk\d+(boot\d+|rpmb|gp\d+)")
 _SECTOR_OF_SYSFS = 512
+_CLAIM_ATTEMPTS, _CLAIM_SECONDS = 5, 0.02
 _ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 
 
@@ -143,12 +145,20 @@ def check_identity(before: DiskIdentity, now: DiskIdentity) -> None:
 
 
 def claims(node: str) -> tuple[str, ...]:
-    """Words for a program, or a part of the kernel, that has a disk or a part of it for itself (ZFS, a journal...)."""
-    try:
-        os.close(os.open(node, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError as error:
-        return ("opened exclusively by another program",) if error.errno == errno.EBUSY else ()
-    return ()
+    """Words for a program, or a part of the kernel, that has a disk or a part of it for itself (ZFS, a journal...).
+
+    Who only asks, as this does, has it for a moment: that does not count.
+    """
+    for _ in range(_CLAIM_ATTEMPTS):
+        try:
+            os.close(os.open(node, os.O_RDONLY | os.O_EXCL | os.O_NONBLOCK | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                return ()
+            time.sleep(_CLAIM_SECONDS)
+        else:
+            return ()
+    return ("opened exclusively by another program",)
 
 
 def _from_block_device(place: Path, found: os.stat_result) -> Disk:

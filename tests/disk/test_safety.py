@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 import zlib
 from pathlib import Path
 
 import msgspec
 import pytest
 
+from recovery.devices.blockio import SourceGuard
 from recovery.devices.disk import check_identity, disk_for, identity, list_disks
 from recovery.devices.probe import probe
 from recovery.devices.safety import disks_under, members, source_problems, target_problems
@@ -163,6 +165,16 @@ def test_a_disk_that_another_program_holds_is_in_use(image: Path) -> None:
         finally:
             os.close(held)
         assert disk_for(device).in_use == ()
+
+
+def test_who_only_looks_whether_a_disk_is_held_does_not_hold_it(image: Path) -> None:
+    with loop(image) as device:
+        for take in (lambda: disk_for(device).in_use, lambda: SourceGuard(device).close()):
+            looking = os.open(device, os.O_RDONLY | os.O_EXCL)
+            ended = threading.Timer(0.03, os.close, [looking])
+            ended.start()
+            assert not take()
+            ended.join()
 
 
 def test_the_disk_that_holds_the_repository_is_refused(tmp_path: Path, image: Path) -> None:
