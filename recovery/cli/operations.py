@@ -315,5 +315,6 @@ def _confirm(output: Output, plan: RestorePlan, progress: Progress, confirmed: b
     if not output.can_ask:
         raise Refused("the plan was not confirmed, and there is nobody to ask", "Say --yes when the plan is right.")
     name = plan.target.short_name
-    if output.ask(f"Type {shown(name)} to overwrite it, anything else to stop: ").strip() != name:
+    answer = output.ask(f"Type {shown(name)} to overwrite it, anything else to stop: ").strip()
+    if answer not in (name, shown(name)):  # what cannot be typed is typed as it is shown
         raise Cancelled(f"not confirmed; {untouched}", "Nothing was written.")

@@ -134,7 +134,7 @@ class Screen:
             if not answer:
                 os.tcgetpgrp(typed)  # raises OSError when the line is gone: then nobody has answered
             self._asking = False
-            watcher.order(Order("answer", answer.decode(errors="replace").rstrip("\n")))
+            watcher.order(Order("answer", answer.decode(errors="surrogateescape")))
         with suppress(BlockingIOError):
             os.read(self._woken, 4096)
 

@@ -148,8 +148,9 @@ class Connection:
 
     def send(self, order: Order) -> None:
         """Give an order; nothing happens when the job has ended."""
+        text = order.text.encode(errors="backslashreplace").decode()  # a name need not be text
         with suppress(OSError):
-            self._socket.send(msgspec.json.encode(order) + b"\n")
+            self._socket.send(msgspec.json.encode(Order(order.do, text)) + b"\n")
 
     def receive(self) -> list[Status]:
         """What came back since; sets ``ended`` when the job has closed its end."""
