@@ -48,6 +48,12 @@ PACKAGES = {
     "ntfs-3g.probe": "ntfs-3g",
     "udevadm": "udev",
     "xfs_logprint": "xfsprogs",
+    "unshare": "util-linux",
+    "btrfs": "btrfs-progs",
+    "e2fsck": "e2fsprogs",
+    "fsck.exfat": "exfatprogs",
+    "fsck.fat": "dosfstools",
+    "ntfsfix": "ntfs-3g",
 }
 
 

@@ -36,7 +36,7 @@ def by_mounting(kind: str, options: str) -> Way:
         if kind == "btrfs":  # or the kernel keeps the view in mind as the place of this filesystem
             run(["btrfs", "device", "scan", "--forget", device], needed_for="forgetting a btrfs", check=False)
         if not ended.ok:
-            raise CaptureWhole(f"mounting a copy of it failed: {_why(ended, device)}")
+            raise CaptureWhole(f"mounting a copy of it failed: {_why(ended, f'mount: {folder}: ')}")
 
     return way
 
@@ -53,13 +53,13 @@ def by_program(*arguments: str, accepted: tuple[int, ...] = (0,)) -> Way:
             interrupt=interrupt,
         )
         if ended.status not in accepted:
-            raise CaptureWhole(f"{arguments[0]} failed on a copy of it: {_why(ended, device)}")
+            raise CaptureWhole(f"{arguments[0]} failed on a copy of it: {_why(ended, f'{device}: ')}")
 
     return way
 
 
-def _why(ended: Completed, device: Path) -> str:
-    """What mount says last is that dmesg may say more; the line before it tells."""
+def _why(ended: Completed, name: str) -> str:
+    """What it said, without the ``name`` that only we gave the copy; mount's last line is that dmesg may say more."""
     lines = [line.strip() for line in (ended.stderr or ended.stdout).decode(errors="replace").splitlines()]
     telling = [line for line in lines if line and not line.startswith("dmesg(1)")]
-    return telling[-1].replace(str(device), "it") if telling else ended.reason
+    return telling[-1].replace(name, "") if telling else ended.reason

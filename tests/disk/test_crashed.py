@@ -51,8 +51,9 @@ KINDS = {
     )
 }
 
-#: After some cuts a program refuses these, and then they are captured whole.
-MAY_BE_WHOLE = ("exfat", "ntfs")
+#: After some cuts a program refuses these, and then they are captured whole.  Fast commits the kernel itself does not
+#: always replay: of some it says that the structure needs cleaning, and notes errors.
+MAY_BE_WHOLE = ("exfat", "ntfs", "ext4 fast commit")
 
 #: A cut may leave these looking closed: btrfs always does where nothing was logged, and ntfs-3g leaves no mark.
 MAY_LOOK_CLOSED = ("btrfs", "ntfs")
@@ -139,7 +140,7 @@ def test_every_synced_file_is_in_the_used_areas(name: str, seed: int, recorded: 
     usage = usage_of(image)
     if usage.method == "whole":
         assert name in MAY_BE_WHOLE, usage.reason
-        assert usage.clean is False
+        assert not usage.clean
         return
     assert usage.clean is False or name in MAY_LOOK_CLOSED, usage.reason
     assert usage.clean or "not closed cleanly" in usage.reason
@@ -147,7 +148,7 @@ def test_every_synced_file_is_in_the_used_areas(name: str, seed: int, recorded: 
     stale = only_used(image, usage.used, tmp_path / "stale.img")
     with_all_bytes = judged(kind, image, safe, tmp_path)
     assert judged(kind, stale, safe, tmp_path) == with_all_bytes
-    if kind.mount == "kernel" and name != "ext2":
+    if kind.mount == "kernel" and name not in ("ext2", "ext4 fast commit"):
         assert with_all_bytes[0] == [], "the cut is not honest"
     equal = len(safe) - len(with_all_bytes[0])
     print(f"figures {name}: synced {len(safe)} equal {equal} used {usage.used.total_bytes} of {kind.size}")

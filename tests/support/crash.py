@@ -18,7 +18,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,34 +150,49 @@ def _settle(kind: Kind, image: Path, at: Path, seed: int) -> None:
 
 
 def _work(at: Path, recording: Recording, made: random.Random, files: int) -> None:
-    """Small and large files, synced one by one, amid others that are not: written, appended to, renamed and deleted."""
-    for number in range(files):
-        folder = at / f"folder {number % 5}"
-        folder.mkdir(exist_ok=True)
-        match made.randrange(6):
-            case 0:
-                folder.joinpath(f"careless {number}").write_bytes(made.randbytes(made.randrange(800 * KIB)))
-            case 1:
-                earlier = at / f"earlier {2 * made.randrange(30) + 1}"
-                earlier.unlink(missing_ok=True)
-            case 2 if recording.safe:
-                name = made.choice(sorted(recording.safe))
-                if name not in recording.doomed:
-                    recording.doomed[name] = recording.length
-                    at.joinpath(name).unlink()
-            case _:
-                pass
-        if made.randrange(12) == 0:
-            run("sync", "-f", at)
-        content = made.randbytes(made.choice([100, 5 * KIB, 60 * KIB, 700 * KIB]) + made.randrange(4 * KIB))
-        path = folder / f"synced {number}"
-        with path.open("wb", buffering=0) as file:
-            file.write(content[: len(content) // 2])
-            if made.randrange(3) == 0:
-                os.fsync(file.fileno())
-            file.write(content[len(content) // 2 :])
+    """Small and large files, synced one by one, amid others: not synced, deleted, deleted while they are still open."""
+    with ExitStack() as open_files:
+        for number in range(files):
+            _disturb(at, recording, made, number, open_files)
+            _write_synced(at, recording, made, number)
+
+
+def _disturb(at: Path, recording: Recording, made: random.Random, number: int, open_files: ExitStack) -> None:
+    folder = at / f"folder {number % 5}"
+    folder.mkdir(exist_ok=True)
+    match made.randrange(7):
+        case 0:
+            folder.joinpath(f"careless {number}").write_bytes(made.randbytes(made.randrange(800 * KIB)))
+        case 1:
+            earlier = at / f"earlier {2 * made.randrange(30) + 1}"
+            earlier.unlink(missing_ok=True)
+        case 2 if recording.safe:
+            name = made.choice(sorted(recording.safe))
+            if name not in recording.doomed:
+                recording.doomed[name] = recording.length
+                at.joinpath(name).unlink()
+        case 3:  # its blocks, and those that say where they are, are given back by the replay
+            orphan = open_files.enter_context(folder.joinpath(f"orphan {number}").open("wb", buffering=0))
+            for piece in range(0, 80, 2):
+                os.pwrite(orphan.fileno(), made.randbytes(4 * KIB), piece * 4 * KIB)
+            os.fsync(orphan.fileno())
+            folder.joinpath(f"orphan {number}").unlink()
+        case _:
+            pass
+    if made.randrange(12) == 0:
+        run("sync", "-f", at)
+
+
+def _write_synced(at: Path, recording: Recording, made: random.Random, number: int) -> None:
+    path = at / f"folder {number % 5}" / f"synced {number}"
+    content = made.randbytes(made.choice([100, 5 * KIB, 60 * KIB, 700 * KIB]) + made.randrange(4 * KIB))
+    with path.open("wb", buffering=0) as file:
+        file.write(content[: len(content) // 2])
+        if made.randrange(3) == 0:
             os.fsync(file.fileno())
-        recording.safe[str(path.relative_to(at))] = (hashlib.sha256(content).hexdigest(), recording.length)
+        file.write(content[len(content) // 2 :])
+        os.fsync(file.fileno())
+    recording.safe[str(path.relative_to(at))] = (hashlib.sha256(content).hexdigest(), recording.length)
 
 
 def _work_with_mtools(device: Path, source: Path, recording: Recording, made: random.Random, files: int) -> None:
