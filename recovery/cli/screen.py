@@ -31,6 +31,10 @@ _STUBBORN_SECONDS = 5.0
 _DETACHES = (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 
+class _Left(BaseException):
+    """The screen is to end, and not its job."""
+
+
 class _Line(msgspec.Struct):
     message_type: str
     text: str = ""
@@ -44,6 +48,7 @@ class Screen:
 
     def __init__(self, output: Output) -> None:
         self._output = output
+        self._watcher: Watcher | None = None
         self._interrupts = 0
         self._detached = 0
         self._asking = False
@@ -69,10 +74,17 @@ class Screen:
                 signal.signal(number, handler)
 
     def _signalled(self, number: int, frame: FrameType | None) -> None:
+        """Acts at once, for the screen may be waiting where it prints: behind a pipe that nobody empties."""
         if number == signal.SIGINT:
             self._interrupts += 1
+            if self._watcher is not None:
+                self._interrupt(self._watcher, self._interrupts)
+        elif self._detached:
+            os._exit(128 + number)
         else:
             self._detached = number
+            if self._watcher is not None:
+                raise _Left
 
     def show(self, watcher: Watcher, *, late: bool = False) -> int:
         """Follow the job to its end; its exit code, or that of a screen that left it before.
@@ -80,15 +92,23 @@ class Screen:
         ``late``: it may have said much already, of which only what still matters is shown.
         """
         try:
+            self._watcher = watcher
+            if self._detached:
+                raise _Left
+            for number in range(self._interrupts):  # that came before it could be told
+                self._interrupt(watcher, number + 1)
             if late:
                 for data in in_short(watcher.events()):
                     self._print(data)
-            code = self._follow(watcher)
+            return self._follow(watcher)
+        except _Left:
+            self._say_goodbye(watcher)
+            return 128 + self._detached
         except OSError:  # the terminal is gone, or whoever read from us
-            code = ExitCode.BUG
-            with suppress(OSError):
-                self._say_goodbye(watcher)
-        return self._leave(watcher) if code is None else code
+            self._say_goodbye(watcher)
+            return ExitCode.BUG
+        finally:
+            self._watcher = None
 
     def end(self, watcher: Watcher, *, now: bool) -> int:
         """Stop the job, ``now`` or at its next safe point, and see how it ends; an interrupt leaves it alone."""
@@ -96,35 +116,26 @@ class Screen:
         watcher.order(Order("stop" if now else "cancel"))
         self._stopped_at = time.monotonic() if now else None
         with self.signals():
-            while not (self._interrupts or self._detached):
-                ended = watcher.ended
-                for data in watcher.events():
-                    self._print(data)
-                if ended:
-                    return self._end(watcher)
-                if not self._insist(watcher):
-                    return ExitCode.CANCELLED
-                self._wait(watcher)
-        return self._leave(watcher)
+            code = self._follow(watcher, quietly=True)
+        if self._interrupts or self._detached:
+            self._say_goodbye(watcher)
+        return code
 
-    def _follow(self, watcher: Watcher) -> int | None:
-        passed = 0
-        while True:
+    def _follow(self, watcher: Watcher, *, quietly: bool = False) -> int:
+        """Until it ends; ``quietly``: without a bar, and only until an interrupt comes."""
+        while not (quietly and (self._interrupts or self._detached)):
             ended = watcher.ended  # before the last lines are read
             for data in watcher.events():
                 self._print(data)
             if ended:
                 self._wipe()
                 return self._end(watcher)
-            if self._detached:
-                return None
-            while passed < self._interrupts:
-                passed += 1
-                self._interrupt(watcher, passed)
             if not self._insist(watcher):
-                return ExitCode.CANCELLED
-            self._draw(watcher)
+                break
+            if not quietly:
+                self._draw(watcher)
             self._wait(watcher)
+        return ExitCode.CANCELLED
 
     def _wait(self, watcher: Watcher) -> None:
         """Until there may be something to do; an answer that is typed is passed on."""
@@ -137,12 +148,6 @@ class Screen:
             watcher.order(Order("answer", answer.decode(errors="surrogateescape")))
         with suppress(BlockingIOError):
             os.read(self._woken, 4096)
-
-    def _leave(self, watcher: Watcher) -> int:
-        with suppress(OSError):
-            self._wipe()
-            self._say_goodbye(watcher)
-        return 128 + (self._detached or signal.SIGINT)
 
     def _print(self, data: bytes) -> None:
         said = msgspec.json.decode(data, type=_Line)
@@ -175,9 +180,7 @@ class Screen:
 
     def _interrupt(self, watcher: Watcher, number: int) -> None:
         if self._asking:
-            self._asking = False
-            self._output.say()
-            watcher.order(Order("answer", ""))
+            watcher.order(Order("answer"))
         elif number == 1:
             watcher.order(Order("cancel"))
         else:
@@ -212,7 +215,12 @@ class Screen:
         return code
 
     def _say_goodbye(self, watcher: Watcher) -> None:
-        self._output.diagnose(f"Job {watcher.id} goes on without this screen: recovery attach {watcher.id}")
+        said = f"Job {watcher.id} goes on without this screen: recovery attach {watcher.id}"
+        if self._asking:
+            said = f"Job {watcher.id} was not confirmed: it ends with its last screen, and nothing is written."
+        with suppress(OSError):
+            self._wipe()
+            self._output.diagnose(said)
 
     def _draw(self, watcher: Watcher) -> None:
         if self._output.json:

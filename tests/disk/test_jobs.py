@@ -94,9 +94,9 @@ class Place:
         return process.returncode, out.decode(), err.decode()
 
     @contextmanager
-    def held(self, *words: str | Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    def held(self, *words: str | Path, stdout: int = subprocess.PIPE) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
         """A screen and its job, which stands still in the middle of its work until the block ends."""
-        screen = self.start(*words)
+        screen = self.start(*words, stdout=stdout)
         job = job_of(screen)
         wait_for(lambda: self.said("plan"))
         os.kill(job, signal.SIGSTOP)
@@ -247,6 +247,28 @@ def test_a_capture_goes_on_when_nobody_reads_what_its_screen_prints(place: Place
     os.close(write_end)
     assert b"recovery attach 1" in screen.communicate(timeout=60)[1]
     assert_whole(place)
+
+
+@pytest.mark.parametrize(("number", "ends_with"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_screen_that_waits_behind_a_full_pipe_still_hears_signals(
+    number: signal.Signals, ends_with: int, place: Place, disk: Path
+) -> None:
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    with suppress(BlockingIOError):
+        while os.write(write_end, b"x" * 4096):
+            pass
+    os.set_blocking(write_end, True)
+    with place.held("capture", disk, stdout=write_end) as (screen, _):
+        os.close(write_end)
+        time.sleep(0.3)  # until it waits in its first line; earlier it hears them anyway
+        screen.send_signal(number)
+        if number == signal.SIGTERM:
+            screen.communicate(timeout=60)
+            assert screen.returncode == 128 + number
+    assert place.exit_code() == ends_with
+    os.close(read_end)
+    screen.communicate(timeout=60)
 
 
 def test_two_screens_see_the_same_end(place: Place, disk: Path) -> None:
