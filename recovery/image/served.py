@@ -33,8 +33,9 @@ from recovery.repository.repository import Repository, StoredSnapshot
 from recovery.repository.store import FileKind, LocalStore
 from recovery.units import MIB
 
-#: Opened chunks that are kept: a checker reads here and there.
-_CACHE_BYTES = 64 * MIB
+#: Opened chunks that are kept, because a checker reads here and there: an eighth of the memory that is free, within
+#: these bounds.  Metadata that does not fit costs: each node of a tree then opens a chunk of 2 MiB.
+_CACHE_BYTES = (64 * MIB, 512 * MIB)
 #: Room for the list of noted reads; a longer one is cut, and says so.
 _NOTED_BYTES = 4 * MIB
 _NOTED_EXTENTS = 50_000
@@ -103,6 +104,8 @@ class _Chunks:
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[str, int], bytes] = OrderedDict()
         self._bytes = 0
+        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        self._limit = min(max(free // 8, _CACHE_BYTES[0]), _CACHE_BYTES[1])
 
     def get(self, disk: DiskImage, index: int, length: int) -> bytes:
         """Piece ``index`` of ``disk``, ``length`` bytes.  Raises OSError when it cannot be had."""
@@ -120,7 +123,7 @@ class _Chunks:
             raise OSError(errno.EIO, "a chunk has a wrong length")
         self._kept[name] = plain
         self._bytes += length
-        while self._bytes > _CACHE_BYTES:
+        while self._bytes > self._limit:
             self._bytes -= len(self._kept.popitem(last=False)[1])
         return plain
 

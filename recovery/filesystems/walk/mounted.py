@@ -90,7 +90,7 @@ def walk(view: View) -> Walked:
     ):
         used = [number for extent in view.used for number in extent]
         ended = run(
-            ["unshare", "--mount", sys.executable, "-m", __name__, folder],
+            ["unshare", "--mount", "--propagation", "slave", sys.executable, "-m", __name__, folder],
             needed_for="walking the files of what was captured",
             timeout_seconds=_SECONDS,
             input=msgspec.json.encode(_Spec(str(device), view.kind, used, known)),
