@@ -213,9 +213,10 @@ def test_a_disk_of_crashed_filesystems_is_captured_and_restored(recorded: Record
             file.seek(place)
             file.write(STALE * 128 * KIB)
     recovery("init", repository=repository)
-    captured = recovery("capture", disk, repository=repository)
+    captured = recovery("capture", disk, "--audit", repository=repository)
     assert sha256(disk) == before
     assert captured.said.count("not closed cleanly") >= 5
+    assert "The audit found nothing that is missing" in captured.said
     shown = recovery("show", "latest", "--json", repository=repository).document["manifest"]["disks"][0]
     for kind, partition in zip(kinds, shown["partitions"], strict=True):
         assert partition["method"] == "map", partition
