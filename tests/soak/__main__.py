@@ -1,8 +1,9 @@
 """The failure drills over and over, with fresh seeds: ``python -m tests.soak --minutes N [--seed S] [--only NAME]``.
 
-Each round runs every drill once, each in a process, a mount namespace and a folder of its own, so that one that hangs
-or breaks leaves nothing behind.  A seed that fails is shown with the line that runs it again.  At the end, or when
-interrupted: how often each drill ran, what it counted, and exit status 1 when anything failed.
+Each round runs every drill once, in an order of its own, each in a process, a mount namespace and a folder of its
+own, so that one that hangs or breaks leaves nothing behind.  A seed that fails is shown with the line that runs it
+again.  At the end, or when interrupted: how often each drill ran, what it counted, and exit status 1 when anything
+failed.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def _soak(chosen: list[Drill], seed: int, minutes: float, short: bool) -> int:
     print(f"{len(chosen)} drills for {minutes:g} minutes, first seed {seed}", flush=True)
     try:
         while time.monotonic() < ends:
-            for found in chosen:
+            for found in random.Random(seed).sample(chosen, len(chosen)):
                 if time.monotonic() >= ends:
                     break
                 _run(found, seed, short, tallies[found.name])

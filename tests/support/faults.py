@@ -9,6 +9,7 @@ A power cut is more than a kill: what was written and not synced is lost in part
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import random
@@ -26,6 +27,8 @@ from recovery.errors import RecoveryError
 
 #: No drill's action takes so long: a hang is a bug.
 LIMIT_SECONDS = 120.0
+
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,26 @@ class Outcome:
         return not self.killed and not self.error
 
 
-def in_child(action: Callable[[], Any], *, kill_after: float | None = None) -> Outcome:
+def apart(action: Callable[[], Any]) -> Any:
+    """The result, JSON, of ``action`` in a forked child with mounts of its own: nobody else's namespace copies them.
+
+    A mount that was copied keeps its filesystem alive after it was unmounted here.
+    """
+
+    def isolated() -> Any:
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.unshare(_CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
+        assert libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0, os.strerror(ctypes.get_errno())
+        return action()
+
+    ended = in_child(isolated, limit_seconds=4 * LIMIT_SECONDS)
+    assert ended.done, ended
+    return ended.result
+
+
+def in_child(
+    action: Callable[[], Any], *, kill_after: float | None = None, limit_seconds: float = LIMIT_SECONDS
+) -> Outcome:
     """Run ``action`` in a forked child; its result must be JSON.  Killed after ``kill_after`` seconds, if given.
 
     A RecoveryError is an outcome; any other exception, and a hang, is a failure of the drill: AssertionError.
@@ -59,14 +81,14 @@ def in_child(action: Callable[[], Any], *, kill_after: float | None = None) -> O
         _run_and_tell(action, write_end)
     os.close(write_end)
     try:
-        said = _all_of(read_end, child, started + (LIMIT_SECONDS if kill_after is None else kill_after))
+        said = _all_of(read_end, child, started + (limit_seconds if kill_after is None else kill_after))
     finally:
         os.close(read_end)
         _, status = os.waitpid(child, 0)
     seconds = time.monotonic() - started
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL, f"ended by signal {os.WTERMSIG(status)}"
-        assert kill_after is not None or seconds < LIMIT_SECONDS, "it hung"
+        assert kill_after is not None or seconds < limit_seconds, "it hung"
         return Outcome(killed=True, seconds=seconds)
     told = json.loads(said)
     assert "bug" not in told, told["bug"]
