@@ -67,6 +67,9 @@ def capture_command(
     level: Level = 3,
     no_verify: NoVerify = False,
     no_space_check: Annotated[bool, typer.Option("--no-space-check", help="Start although it may not fit.")] = False,
+    no_clock_check: Annotated[
+        bool, typer.Option("--no-clock-check", help="Start although snapshots are newer than the clock says.")
+    ] = False,
     audit: Audit = False,
     dry_run: DryRun = False,
     host: Annotated[
@@ -89,6 +92,7 @@ def capture_command(
         level=level,
         verify=not no_verify,
         space_check=not no_space_check,
+        clock_check=not no_clock_check,
         hostname=host,
         tags=tuple(tag or ()),
         chunk_bytes=_chunk_bytes(chunk_size),

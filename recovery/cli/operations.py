@@ -31,7 +31,7 @@ from recovery.cli.repository import open_image
 from recovery.errors import Cancelled, DeviceError, ExitCode, RecoveryError, Refused, RepositoryDamaged
 from recovery.image.audit import AuditResult, audit
 from recovery.image.capture import CaptureOptions, capture
-from recovery.image.capture_plan import Choice, check_space, plan_capture
+from recovery.image.capture_plan import Choice, check_clock, check_space, plan_capture
 from recovery.image.clone import clone
 from recovery.image.layout import CHUNK_BYTES
 from recovery.image.machine import this_machine
@@ -63,6 +63,7 @@ class CaptureRequest:
     level: int = 3
     verify: bool = True
     space_check: bool = True
+    clock_check: bool = True
     hostname: str = ""
     tags: tuple[str, ...] = ()
     chunk_bytes: int = CHUNK_BYTES
@@ -163,6 +164,8 @@ def capture_disks(request: CaptureRequest, repository: Repository, output: Outpu
     with output.work(progress) as work, repository.lock() as lock, ExitStack() as held:
         for problem in repository.load_index(present_only=True):
             output.warn(problem)
+        if request.clock_check:
+            check_clock(repository)
         plan = plan_capture(
             request.sources,
             repository,

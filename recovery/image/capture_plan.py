@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from recovery.devices.blockio import SourceGuard
@@ -28,6 +29,9 @@ from recovery.units import KIB, format_bytes, worker_count
 
 #: Chunks that are under way at once.
 _BUFFERS_PER_WORKER = 3
+
+#: Two machines' clocks may differ by so much.
+_CLOCK_TOLERANCE = timedelta(minutes=5)
 
 #: Chunks that are read, hashed and compressed to predict the size of an image.
 _SAMPLES = 24
@@ -129,6 +133,22 @@ def plan_capture(
     progress.phase("predict")
     predicted = _predict(repository, plan, level)
     return replace(plan, predicted_bytes=predicted, free_bytes=repository.store.free_bytes())
+
+
+def check_clock(repository: Repository) -> None:
+    """Raise Refused when this machine's clock is behind the newest snapshot.
+
+    ``latest`` and every rule of what to keep go by the time of snapshots.  Clocks of rescued machines are often wrong.
+    """
+    snapshots, _ = repository.snapshots()
+    now = datetime.now(UTC)
+    newest = snapshots[-1] if snapshots else None
+    if newest is not None and newest.snapshot.time > now + _CLOCK_TOLERANCE:
+        raise Refused(
+            f"by this machine's clock it is {now:%Y-%m-%d %H:%M %Z}, and the newest snapshot, {newest.id[:8]}, is of "
+            f"{newest.snapshot.time:%Y-%m-%d %H:%M %Z}",
+            "Set the clock ('date -s ...'); if it is right, and the snapshot's is not, say --no-clock-check.",
+        )
 
 
 def check_space(plan: CapturePlan, destination: object) -> None:

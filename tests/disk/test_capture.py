@@ -6,14 +6,17 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
+from recovery.repository.repository import Repository
 from tests.support.disks import MIB, blank, loop, mounted, overwrite, partitioned, run, sha256
 from tests.support.fleet import SMALL_BYTES, Fleet, equal_ranges, noise, small_disk
-from tests.support.program import Ran, interrupt_when, recovery, refused, restic, start
+from tests.support.program import PASSWORD, Ran, interrupt_when, recovery, refused, restic, start
 from tests.support.restic import restic_binaries
 
 pytestmark = pytest.mark.disk
@@ -271,3 +274,15 @@ def test_every_line_of_json_is_an_event(captured: Captured, repository: Path) ->
     assert {event["message_type"] for event in ran.events} >= {"plan", "summary"}
     assert ran.events[-1]["message_type"] == "summary"
     assert ran.err == ""
+
+
+def test_a_clock_behind_the_newest_snapshot_is_refused_unless_that_one_was_wrong(
+    captured: Captured, repository: Path
+) -> None:
+    recovery("capture", captured.disk.image, repository=repository)
+    opened = Repository.open(repository, PASSWORD)
+    (known,) = opened.snapshots()[0]
+    ahead = opened.save_snapshot(structs.replace(known.snapshot, time=datetime.now(UTC) + timedelta(hours=3)))
+    assert f"newest snapshot, {ahead[:8]}" in refused("capture", captured.disk.image, repository=repository)
+    recovery("capture", captured.disk.image, "--no-clock-check", repository=repository)
+    assert len(recovery("snapshots", "--json", repository=repository).document) == 3

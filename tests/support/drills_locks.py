@@ -11,6 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+from msgspec import structs
+
+from recovery.errors import Refused
+from recovery.image.capture_plan import check_clock
 from recovery.repository.format import LockFile
 from recovery.repository.repository import Repository
 from recovery.repository.store import FileKind
@@ -137,6 +142,25 @@ def locks_of_others_are_respected_whatever_host_process_and_time_they_name(bench
         assert names(folder, "locks") == {name}, "a lock that is not ours was removed, or ours was left"
         (folder / "locks" / name).unlink()
     restic_finds_nothing_wrong(folder)
+
+
+@drill("locks")
+def a_clock_behind_the_newest_snapshot_is_refused_and_every_image_comes_back(bench: Bench) -> None:
+    """Otherwise ``latest`` would be another image than the one just made, and the wrong ones would be forgotten."""
+    source = make_source(bench, 1 * MIB)
+    for hours in (1, 20, 24 * 365 * 20) if bench.short else [bench.random.randint(1, 50_000) for _ in range(8)]:
+        folder = bench.folder("repository")
+        make_repository(folder)
+        snapshot = _done(_alone(folder, source))
+        repository = Repository.open(folder, PASSWORD)
+        check_clock(repository)
+        known = repository.find_snapshot(snapshot).snapshot
+        ahead = repository.save_snapshot(structs.replace(known, time=datetime.now(UTC) + timedelta(hours=hours)))
+        bench.counts["clocks"] += 1
+        with pytest.raises(Refused, match=f"newest snapshot, {ahead[:8]}"):
+            check_clock(repository)
+        for name in (snapshot, ahead, _done(_alone(folder, source))):
+            _comes_back(bench, folder, source, name)
 
 
 def _a_process_that_ended() -> int:
