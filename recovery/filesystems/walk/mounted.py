@@ -24,7 +24,7 @@ from recovery.command import run
 from recovery.devices.loop import read_only_loop
 from recovery.extent import Extent, Extents
 from recovery.filesystems.walk.btrfs import Chunk, chunks, physical
-from recovery.filesystems.walk.view import Missing, NotAudited, Unreadable, View
+from recovery.filesystems.walk.view import Missing, NotAudited, Unreadable, View, not_in
 
 _SECONDS = 6 * 3600
 #: Driver and options.  The driver of ext4 also mounts its forebears.
@@ -187,7 +187,7 @@ def _look(path: str, name: str, used: Extents, known: tuple[Chunk, ...], answer:
         os.close(descriptor)
     places = physical(extents, list(known)) if known else extents
     answer.bytes += places.total_bytes
-    missing = places.subtract(used)
+    missing = not_in(used, places)
     if missing and len(answer.missing) < _MAX_NAMED:
         shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
         answer.missing.append((shown, [(extent.offset, extent.length) for extent in missing]))

@@ -37,6 +37,11 @@ class Missing:
     extents: Extents
 
 
+def not_in(used: Extents, extents: Extents) -> Extents:
+    """What of a few ``extents`` is not in ``used``, which may be long: the cost is that of the few."""
+    return Extents(gap for extent in extents if not used.covers(extent) for gap in used.clip(extent).invert(extent))
+
+
 @dataclass(slots=True)
 class View:
     """A captured partition: ``path`` is a file of ``size_bytes`` that shows it, ``used`` what of it was captured.
@@ -93,8 +98,8 @@ class View:
 
     def missing_of(self, area: Area) -> Missing | None:
         """What of an area was not captured; what a damaged filesystem names beyond the partition never could be."""
-        outside = self.not_written(area.extents.clip(Extent(0, self.size_bytes)).subtract(self.used))
-        return Missing(area.what, outside) if outside else None
+        unused = self.not_written(not_in(self.used, area.extents.clip(Extent(0, self.size_bytes))))
+        return Missing(area.what, unused) if unused else None
 
     def not_written(self, unused: Extents) -> Extents:
         """Unused bytes without those that a replay wrote: the others read as zeros."""
