@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support.drills import AREAS, Bench, Drill, drills
-from tests.support.machine import in_own_mount_namespace
+from tests.support.machine import end_on_signals, in_own_mount_namespace
 
 #: A drill takes seconds; one that takes so long hangs.
 _LIMIT_SECONDS = 600
@@ -48,6 +48,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the first round; a fresh one otherwise")
     parser.add_argument("--only", default="", metavar="NAME", help="only drills or areas whose name holds this")
     parser.add_argument("--once", action="store_true", help="one round, in this process, with this very seed")
+    parser.add_argument("--folder", help="where to work; memory, if there is room, or the folder for temporary files")
     parser.add_argument("--short", action="store_true", help="each drill as short as in the test suite")
     arguments = parser.parse_args()
     chosen = [found for found in drills() if arguments.only in found.name or arguments.only == found.area]
@@ -55,16 +56,16 @@ def main() -> int:
         parser.error(f"no drill is called {arguments.only!r}; the areas are {', '.join(AREAS)}")
     seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 32)
     if arguments.once:
-        return _once(chosen, seed, arguments.short)
+        return _once(chosen, seed, arguments.short, arguments.folder)
     return _soak(chosen, seed, arguments.minutes, arguments.short)
 
 
-def _once(chosen: list[Drill], seed: int, short: bool) -> int:
+def _once(chosen: list[Drill], seed: int, short: bool, folder: str | None) -> int:
     """Run drills here; a failure is a traceback.  Prints what was counted, as JSON."""
     in_own_mount_namespace("tests.soak")
     counts: Counter[str] = Counter()
     for found in chosen:
-        with tempfile.TemporaryDirectory(prefix="recovery-drill-", dir=_scratch(), ignore_cleanup_errors=True) as work:
+        with _folder(folder) as work:
             bench = Bench(Path(work), seed, short=short)
             found.run(bench)
             counts += bench.counts
@@ -72,13 +73,17 @@ def _once(chosen: list[Drill], seed: int, short: bool) -> int:
     return 0
 
 
-def _scratch() -> str | None:
-    """Memory, where there is room for it: disks are slow."""
+def _folder(within: str | None = None) -> tempfile.TemporaryDirectory[str]:
+    """A folder to work in, in memory where there is room for it: disks are slow."""
     memory = Path("/dev/shm")
-    return str(memory) if memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30 else None
+    if within is None and memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30:
+        within = str(memory)
+    return tempfile.TemporaryDirectory(prefix="recovery-drill-", dir=within, ignore_cleanup_errors=True)
 
 
 def _soak(chosen: list[Drill], seed: int, minutes: float, short: bool) -> int:
+    end_on_signals()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started it in the background
     tallies = {found.name: _Tally() for found in chosen}
     ends = time.monotonic() + 60 * minutes
     print(f"{len(chosen)} drills for {minutes:g} minutes, first seed {seed}", flush=True)
@@ -99,10 +104,23 @@ def _run(found: Drill, seed: int, short: bool, tally: _Tally) -> None:
     line = [sys.executable, "-m", "tests.soak", "--once", "--only", found.name, "--seed", str(seed)]
     line += ["--short"] if short else []
     started = time.monotonic()
+    with _folder() as folder:  # ours, so that it goes too when the drill is killed
+        status, said = _ended([*line, "--folder", folder])
+    tally.runs += 1
+    tally.seconds += time.monotonic() - started
+    if status == 0:
+        tally.counts.update(json.loads(said.splitlines()[-1]))
+        return
+    tally.failures += 1
+    shown = f"{said.rstrip()}\n" if tally.failures <= _SHOWN_IN_FULL else ""
+    print(f"FAILED {found.name}\n{shown}again: {' '.join(['python', *line[1:]])}\n", flush=True)
+
+
+def _ended(line: list[str]) -> tuple[int, str]:
+    """Exit status and words of a program; killed, with all that it started, when it hangs or we are interrupted."""
     with subprocess.Popen(
-        line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        start_new_session=True,
-    ) as process:  # fmt: skip
+        line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+    ) as process:
         try:
             said = process.communicate(timeout=_LIMIT_SECONDS)[0].decode(errors="replace")
         except subprocess.TimeoutExpired:
@@ -112,14 +130,7 @@ def _run(found: Drill, seed: int, short: bool, tally: _Tally) -> None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
-    tally.runs += 1
-    tally.seconds += time.monotonic() - started
-    if process.returncode == 0:
-        tally.counts.update(json.loads(said.splitlines()[-1]))
-        return
-    tally.failures += 1
-    shown = f"{said.rstrip()}\n" if tally.failures <= _SHOWN_IN_FULL else ""
-    print(f"FAILED {found.name}\n{shown}again: {' '.join(['python', *line[1:]])}\n", flush=True)
+    return process.returncode, said
 
 
 def _report(tallies: dict[str, _Tally]) -> int:
