@@ -54,6 +54,10 @@ PACKAGES = {
     "fsck.exfat": "exfatprogs",
     "fsck.fat": "dosfstools",
     "ntfsfix": "ntfs-3g",
+    "dumpe2fs": "e2fsprogs",
+    "xfs_db": "xfsprogs",
+    "xfs_repair": "xfsprogs",
+    "fsck.f2fs": "f2fs-tools",
 }
 
 
