@@ -115,12 +115,10 @@ def only_used(image: Path, used: Extents, copy: Path) -> Path:
 def lost(kind: Kind, image: Path, safe: dict[str, str], work: Path) -> list[str]:
     """Which files are not equal on ``image`` after its own driver, if there is one, has brought it up to date."""
     try:
-        with loop(image) as device, kind.opened(device, work / "mount") as at:
+        with loop(image) as device, kind.opened(device, work / image.stem) as at:
             return differing(at, safe)
     except AssertionError as unmountable:
         return [re.sub(r"/dev/loop\d+", "it", str(unmountable))]
-    finally:
-        shutil.rmtree(work / "mount")
 
 
 def judged(kind: Kind, image: Path, safe: dict[str, str], work: Path) -> tuple[list[str], int]:
