@@ -56,7 +56,7 @@ def _store_with(act: Callable[[], object], folder: Path, source: Path, step: int
 @drill("destination")
 def a_destination_that_fills_up_is_an_error_and_what_was_published_stays(bench: Bench) -> None:
     source = make_source(bench, 5 * MIB)
-    for _ in range(2 if bench.short else 6):
+    for _ in range(1 if bench.short else 6):
         at = bench.folder("mount")
         room = bench.random.randint(600, 4800)
         run("mount", "-t", "tmpfs", "-o", f"size={room}k", "tmpfs", at)
@@ -79,7 +79,7 @@ def a_destination_that_fills_up_is_an_error_and_what_was_published_stays(bench: 
 def a_destination_that_is_unmounted_is_an_error_and_nothing_is_written_beside_it(bench: Bench) -> None:
     source = make_source(bench, 3 * MIB)
     image = blank(bench.work / "stick.img", 24 * MIB)
-    for number in range(2 if bench.short else 6):
+    for number in range(1 if bench.short else 6):
         at = bench.folder("mount")
         with loop(image) as device:
             run("mkfs.ext4", "-q", "-F", device)
@@ -99,7 +99,7 @@ def a_destination_that_is_unmounted_is_an_error_and_nothing_is_written_beside_it
 def a_destination_that_turns_read_only_is_an_error_and_what_was_published_stays(bench: Bench) -> None:
     source = make_source(bench, 3 * MIB)
     image = blank(bench.work / "stick.img", 24 * MIB)
-    for _ in range(2 if bench.short else 6):
+    for _ in range(1 if bench.short else 6):
         at = bench.folder("mount")
         with loop(image) as device:
             with _ext4(device, at):

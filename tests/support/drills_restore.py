@@ -86,7 +86,7 @@ def _cut_and_completed(bench: Bench, write: Writer, source: Path, *, power: bool
     assert whole is not None
     assert whole > 8, f"only {whole} steps were found"
     assert equal(source, target)
-    chosen = range(1, whole + 1) if every else [bench.random.randint(1, whole) for _ in range(5 if bench.short else 8)]
+    chosen = range(1, whole + 1) if every else [bench.random.randint(1, whole) for _ in range(3 if bench.short else 8)]
     for step in chosen:
         assert run(step, bench.random.random() < 0.5, bench.random.randrange(1 << 32)) is None
         bench.counts["power cuts" if power else "kills"] += 1

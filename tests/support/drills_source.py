@@ -78,7 +78,7 @@ def _only_the_table_is_better(source: Path, target: Path, told: list[Extent], wh
 def a_source_that_goes_away_is_never_called_captured(bench: Bench) -> None:
     source = make_source(bench, 8 * MIB)
     trigger = bench.work / "gone"
-    for _ in range(2 if bench.short else 8):
+    for _ in range(1 if bench.short else 8):
         repository = bench.folder("repository")
         make_repository(repository)
         trigger.unlink(missing_ok=True)
@@ -101,7 +101,7 @@ def a_source_that_goes_away_is_never_called_captured(bench: Bench) -> None:
 
 @drill("source")
 def a_source_file_that_shrinks_or_changes_meanwhile_is_an_error(bench: Bench) -> None:
-    for number in range(4 if bench.short else 16):
+    for number in range(2 if bench.short else 16):
         source = make_source(bench, 3 * MIB)
         repository = bench.folder("repository")
         make_repository(repository)
