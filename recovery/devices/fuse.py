@@ -59,8 +59,8 @@ def served(module: str, spec: msgspec.Struct, *, needed_for: str) -> Iterator[Pa
     Raises DeviceError when FUSE cannot be had here, or what the child gave as its reason.
     """
     with tempfile.TemporaryDirectory(prefix="recovery-view-") as folder:
-        arguments = ["unshare", "--mount", sys.executable, "-m", module, folder]
-        # A module named as a path of this package's own: it is found also where the current folder is another.
+        # Slave: our mount stays ours, but what is unmounted elsewhere does not live on in our namespace.
+        arguments = ["unshare", "--mount", "--propagation", "slave", sys.executable, "-m", module, folder]
         with companion(
             arguments, needed_for=needed_for, first=msgspec.json.encode(spec) + b"\n", ready=_READY
         ) as child:

@@ -27,7 +27,20 @@ def by_mounting(kind: str, options: str) -> Way:
     def way(device: Path, interrupt: Interrupt | None) -> None:
         with tempfile.TemporaryDirectory(prefix="recovery-mount-") as folder:
             ended = run(
-                ["unshare", "--mount", "sh", "-c", _MOUNT, "sh", kind, options, device, folder],
+                [
+                    "unshare",
+                    "--mount",
+                    "--propagation",
+                    "slave",
+                    "sh",
+                    "-c",
+                    _MOUNT,
+                    "sh",
+                    kind,
+                    options,
+                    device,
+                    folder,
+                ],
                 needed_for="replaying the journal of a filesystem on a copy",
                 timeout_seconds=_SECONDS,
                 check=False,
