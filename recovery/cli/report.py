@@ -277,7 +277,8 @@ def _audited(partition: PartitionAudit) -> dict[str, Any]:
 def tell_audit(output: Output, result: AuditResult) -> None:
     """What was audited, and what is missing."""
     for partition in result.partitions:
-        where = "around the partitions" if partition.number is None else f"partition {partition.number}"
+        number = partition.number
+        where = "around the partitions" if number is None else f"partition {number}" if number else "the whole disk"
         state = "NOT SOUND" if partition.findings else "not audited" if partition.not_audited else "nothing is missing"
         looked = f" ({', '.join(partition.routes)}{f', {partition.files} files' if partition.files else ''})"
         output.say(f"  {partition.disk}, {where} {partition.filesystem}: {state}{looked if partition.routes else ''}")
