@@ -19,7 +19,7 @@ from recovery.devices.mapfile import parse_map
 from recovery.devices.probe import probe
 from recovery.extent import Extent, Extents
 from recovery.filesystems import Usage, used_extents
-from tests.support.crash import Kind, Recording, differing, record
+from tests.support.crash import Kind, Recording, Unmountable, differing, record
 from tests.support.disks import KIB, MIB, loop, overwrite, partitioned, read_at, run, sha256
 from tests.support.filesystems import STALE
 from tests.support.program import recovery
@@ -117,7 +117,7 @@ def lost(kind: Kind, image: Path, safe: dict[str, str], work: Path) -> list[str]
     try:
         with loop(image) as device, kind.opened(device, work / image.stem) as at:
             return differing(at, safe)
-    except AssertionError as unmountable:
+    except Unmountable as unmountable:
         return [re.sub(r"/dev/loop\d+", "it", str(unmountable))]
 
 
