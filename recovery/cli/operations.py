@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recovery.cli.output import Output
 from recovery.cli.report import (
@@ -29,7 +30,6 @@ from recovery.cli.report import (
 )
 from recovery.cli.repository import open_image
 from recovery.errors import Cancelled, DeviceError, ExitCode, RecoveryError, Refused, RepositoryDamaged
-from recovery.image.audit import AuditResult, audit
 from recovery.image.capture import CaptureOptions, capture
 from recovery.image.capture_plan import Choice, check_clock, check_space, plan_capture
 from recovery.image.clone import clone
@@ -42,6 +42,9 @@ from recovery.image.view import SystemImage
 from recovery.inventory import shown
 from recovery.progress import Progress
 from recovery.repository.repository import Repository
+
+if TYPE_CHECKING:
+    from recovery.image.audit import AuditResult
 
 
 class Kind(StrEnum):
@@ -207,7 +210,7 @@ def capture_disks(request: CaptureRequest, repository: Repository, output: Outpu
 def _audit_new(repository: Repository, snapshot: str, progress: Progress) -> AuditResult:
     """Audit what was captured just now.  Raises what ``audit`` raises; the image stays whatever it is."""
     try:
-        return audit(SystemImage(repository, repository.find_snapshot(snapshot)), progress)
+        return _audit(SystemImage(repository, repository.find_snapshot(snapshot)), progress)
     except RecoveryError as error:
         error.hint = f"The system image {snapshot[:8]} was captured all the same. {error.hint}".rstrip()
         raise
@@ -279,7 +282,7 @@ def verify_image(request: VerifyRequest, repository: Repository, output: Output,
         with output.work(progress):
             result = verify(image, progress)
             # Of a damaged image an audit could not tell what was left out from what was lost.
-            audited = audit(image, progress) if request.audit and result.sound else None
+            audited = _audit(image, progress) if request.audit and result.sound else None
     output.event("summary", **verify_document(image, result), audit=audit_document(audited))
     tell_verify(output, image, result)
     if audited is not None:
@@ -321,3 +324,9 @@ def _confirm(output: Output, plan: RestorePlan, progress: Progress, confirmed: b
     answer = output.ask(f"Type {shown(name)} to overwrite it, anything else to stop: ").strip()
     if answer not in (name, shown(name)):  # what cannot be typed is typed as it is shown
         raise Cancelled(f"not confirmed; {untouched}", "Nothing was written.")
+
+
+def _audit(image: SystemImage, progress: Progress) -> AuditResult:
+    from recovery.image.audit import audit  # a tenth of a second at every start, and few ask for it
+
+    return audit(image, progress)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from rich.table import Table
 
 from recovery.cli.output import Output
 from recovery.extent import Extent, Extents
-from recovery.image.audit import AuditResult, PartitionAudit
 from recovery.image.capture import CaptureResult
 from recovery.image.capture_plan import CapturePlan
 from recovery.image.manifest import ImageDisk, ImagePartition
@@ -20,6 +19,9 @@ from recovery.image.verify import VerifyResult
 from recovery.image.view import SystemImage
 from recovery.inventory import shown
 from recovery.units import format_bytes
+
+if TYPE_CHECKING:
+    from recovery.image.audit import AuditResult, PartitionAudit
 
 _SHOWN_AREAS = 20
 
