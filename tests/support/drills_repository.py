@@ -266,5 +266,6 @@ def an_image_that_restic_repaired_by_shortening_it_is_refused(bench: Bench) -> N
         assert asked.returncode == 0, asked.stderr.decode()
         bench.counts["repairs"] += 1
         for path in _files(folder, "snapshots"):
-            with pytest.raises(RepositoryDamaged, match="changed after it was captured"):
+            # The manifest may lie in the pack that is gone: restic shortens it then, too.
+            with pytest.raises(RepositoryDamaged, match=r"changed after it was captured|manifest is malformed"):
                 open_image(folder, path.name).disk()
