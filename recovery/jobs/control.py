@@ -11,6 +11,7 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from recovery.progress import ProgressSnapshot
 
 _MAX_LINE_BYTES = 8192
 _MAX_CONNECTIONS = 64
+_CONNECT_SECONDS = 5.0
 _CREDENTIALS = struct.Struct("3i")  # SO_PEERCRED: pid, uid, gid
 
 
@@ -128,11 +130,11 @@ class Connection:
     def to(cls, folder: Path) -> Connection:
         """A connection to the job with ``folder``.  Raises DeviceError when nobody answers there."""
         own = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        own.settimeout(5)
+        own.settimeout(_CONNECT_SECONDS)
         try:
             place = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                own.connect(f"/proc/self/fd/{place}/control")
+                _connect(own, f"/proc/self/fd/{place}/control")
             finally:
                 os.close(place)
         except OSError as error:
@@ -167,6 +169,20 @@ class Connection:
     def close(self) -> None:
         """Leave."""
         self._socket.close()
+
+
+def _connect(own: socket.socket, address: str) -> None:
+    """Connect, and wait while many others do at the same time: their queue is short.  Raises OSError."""
+    ends = time.monotonic() + _CONNECT_SECONDS
+    while True:
+        try:
+            own.connect(address)
+        except BlockingIOError:
+            if time.monotonic() >= ends:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def listen_at(folder: Path) -> socket.socket:

@@ -126,7 +126,7 @@ def test_one_that_excludes_ours_is_respected_even_when_stale_and_its_age_is_told
         (LockFile(NOW, True, socket.gethostname(), pid=2**70), False),
         (LockFile(datetime(1, 1, 1, tzinfo=UTC), True), True),
     ],
-    ids=str,
+    ids=[f"lock {number}" for number in range(1, 11)],
 )
 def test_stale_is_what_restic_calls_so(lock: LockFile, stale: bool) -> None:
     assert is_stale(lock, NOW) is stale
