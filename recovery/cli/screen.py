@@ -103,7 +103,7 @@ class Screen:
             return self._follow(watcher)
         except _Left:
             self._say_goodbye(watcher)
-            return 128 + self._detached
+            os._exit(128 + self._detached)  # an ordinary end would wait until somebody reads what is still buffered
         except OSError:  # the terminal is gone, or whoever read from us
             self._say_goodbye(watcher)
             return ExitCode.BUG

@@ -75,7 +75,12 @@ def test_a_capture_that_hangs_can_be_stopped_and_leaves_the_repository_sound(tmp
     recovery("init", repository=repository)
     with hanging(small.image, unknown.offset + 5 * MIB, unknown.offset + 6 * MIB) as source:
         _, _, process_id, _, *inside = source.parts  # /proc/PID/root/...: the program gets that namespace for its own
-        line = ["nsenter", f"--mount=/proc/{process_id}/ns/mnt", f"--wd={Path.cwd()}"]
+        line = [
+            "nsenter",
+            f"--mount=/proc/{process_id}/ns/mnt",
+            f"--root=/proc/{process_id}/root",
+            f"--wd={Path.cwd()}",
+        ]
         began = time.monotonic()
         process = subprocess.Popen(
             [*line, *recovery_line("capture", "/" + "/".join(inside), "--json")],
