@@ -211,9 +211,7 @@ def companion(
                 with contextlib.suppress(OSError):
                     pipe.close()
             if not (beside.abandoned or _ends(process)):
-                _kill(process)
-                if not _ends(process):
-                    log.warning("process %d cannot be ended: it is stuck in the kernel", process.pid)
+                _end(process)
             _running.discard(process)
 
 
@@ -271,9 +269,11 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
     _kill(process)
-    try:
-        process.communicate(timeout=_KILL_SECONDS)
-    except subprocess.TimeoutExpired:
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            with contextlib.suppress(OSError):
+                pipe.close()
+    if not _ends(process):
         log.warning("process %d cannot be ended: it is stuck in the kernel", process.pid)
 
 

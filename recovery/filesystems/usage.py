@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from recovery.devices.mapfile import MapError
 from recovery.devices.probe import Content
@@ -47,6 +47,9 @@ class Usage:
     tool: str | None = None
 
 
+_Ways = Callable[[FilesystemSource], tuple[Way, ...]]
+
+
 @dataclass(frozen=True, slots=True)
 class _Family:
     """How a kind of filesystem is mapped."""
@@ -67,56 +70,41 @@ def _ways_of_ext(source: FilesystemSource) -> tuple[Way, ...]:
     return (_MOUNT_EXT, _REPLAY_EXT) if ext.has_journal(source) else (_CHECK_EXT,)
 
 
-def _always(way: Way) -> Callable[[FilesystemSource], tuple[Way, ...]]:
+def _always(way: Way) -> _Ways:
     return lambda _: (way,)
 
 
-_EXT = _Family(
-    "partclone.extfs",
-    ext.inspect,
-    Recovery(partial(ext.inspect, ask_closed=False), _ways_of_ext, areas=ext.bitmaps, by_partclone=False),
-)
-_XFS = _Family(
-    "partclone.xfs",
-    xfs.inspect,
-    Recovery(partial(xfs.inspect, ask_closed=False), _always(by_mounting("xfs", "nouuid"))),
-)
-_BTRFS = _Family(
+def _recoverable(program: str, inspect: Callable[..., Inspection], ways: _Ways, **more: Any) -> _Family:
+    """One that can be brought up to date; ``inspect`` takes ``ask_closed``, ``more`` goes to ``Recovery``."""
+    return _Family(program, inspect, Recovery(partial(inspect, ask_closed=False), ways, **more))
+
+
+_EXT = _recoverable("partclone.extfs", ext.inspect, _ways_of_ext, areas=ext.bitmaps, by_partclone=False)
+_XFS = _recoverable("partclone.xfs", xfs.inspect, _always(by_mounting("xfs", "nouuid")))
+_BTRFS = _recoverable(
     "partclone.btrfs",
     btrfs.inspect,
-    Recovery(
-        partial(btrfs.inspect, ask_closed=False),
-        _always(by_mounting("btrfs", "skip_balance,nodiscard")),
-        areas=btrfs.log_trees,
-    ),
+    _always(by_mounting("btrfs", "skip_balance,nodiscard")),
+    areas=btrfs.log_trees,
 )
-_FAT = _Family(
+_FAT = _recoverable(
     "partclone.fat",
     fat.inspect_fat,
-    Recovery(
-        partial(fat.inspect_fat, ask_closed=False),
-        _always(by_program("fsck.fat", "-a", "-w", accepted=(0, 1))),
-        closed_marks=fat.fat_closed_marks,
-        areas=fat.other_tables,
-    ),
+    _always(by_program("fsck.fat", "-a", "-w", accepted=(0, 1))),
+    closed_marks=fat.fat_closed_marks,
+    areas=fat.other_tables,
 )
-_EXFAT = _Family(
+_EXFAT = _recoverable(
     "partclone.exfat",
     fat.inspect_exfat,
-    Recovery(
-        partial(fat.inspect_exfat, ask_closed=False),
-        _always(by_program("fsck.exfat", "-y", accepted=(0, 1))),
-        closed_marks=fat.exfat_closed_marks,
-    ),
+    _always(by_program("fsck.exfat", "-y", accepted=(0, 1))),
+    closed_marks=fat.exfat_closed_marks,
 )
-_NTFS = _Family(
+_NTFS = _recoverable(
     "partclone.ntfs",
     ntfs.inspect,
-    Recovery(
-        partial(ntfs.inspect, ask_closed=False),
-        _always(by_program("ntfsfix", "--clear-dirty")),
-        closed_marks=ntfs.closed_marks,
-    ),
+    _always(by_program("ntfsfix", "--clear-dirty")),
+    closed_marks=ntfs.closed_marks,
 )
 
 #: By blkid's name.  What partclone maps besides (APFS, JFS, Minix, NILFS2, Reiser, UFS) is captured whole: there is no
