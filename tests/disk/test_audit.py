@@ -77,6 +77,7 @@ def test_one_extent_that_was_left_out_is_found(seed: int, captures: tuple[str, C
     assert max(finding.missing_bytes for finding in the_partition(result).findings) >= BLOCKS[kind]
     if category == "data":
         assert any(finding.route == "files" for finding in the_partition(result).findings)
+    print(f"figures {kind}: removed {category}, {extent[1]} bytes, found")
 
 
 def test_all_that_a_filesystem_begins_with_left_out_is_found(captures: tuple[str, Captures, Needed]) -> None:

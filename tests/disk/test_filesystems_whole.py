@@ -7,7 +7,6 @@ import random
 import re
 import shutil
 import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from recovery.extent import Extent, Extents
 from recovery.filesystems import Usage, ext, f2fs, fat, hfsplus, used_extents
 from recovery.filesystems import btrfs as btrfs_module
 from recovery.filesystems.source import CaptureWhole, FilesystemSource, Inspection
+from tests.support.crash_kinds import without_f2fs_unmount
 from tests.support.disks import KIB, MIB, blank, loop, mounted, overwrite, read_at, run, sha256
 
 pytestmark = pytest.mark.disk
@@ -204,23 +204,8 @@ def test_ntfs_that_holds_a_hibernated_windows_is_whole(tmp_path: Path) -> None:
 def test_f2fs_without_an_unmount_checkpoint_is_whole(tmp_path: Path) -> None:
     image = made(tmp_path, 128 * MIB, "mkfs.f2fs", "-q", "-f")
     assert usage_of(image).method == "map"
-    first_pack = 4096 * struct.unpack("<I", read_at(image, 1024 + 76, 4))[0]
-    for pack in (first_pack, first_pack + 2 * MIB):
-        head = read_at(image, pack, 4096)
-        (blocks,) = struct.unpack_from("<I", head, 136)
-        if blocks:
-            for place in (pack, pack + (blocks - 1) * 4096):
-                overwrite(image, place, _without_unmount_flag(read_at(image, place, 4096)))
+    without_f2fs_unmount(image)
     assert_whole(usage_of(image), 128 * MIB, "newest checkpoint is not that of an unmount")
-
-
-def _without_unmount_flag(block: bytes) -> bytes:
-    """The checkpoint block with CP_UMOUNT_FLAG cleared and its checksum made anew."""
-    (flags,) = struct.unpack_from("<I", block, 132)
-    (place,) = struct.unpack_from("<I", block, 164)
-    changed = block[:132] + struct.pack("<I", flags & ~1) + block[136:]
-    checksum = zlib.crc32(changed[:place], 0xF2F52010 ^ 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return changed[:place] + struct.pack("<I", checksum) + changed[place + 4 :]
 
 
 @pytest.mark.parametrize("signature", [b"S1SUSPEND\0", b"LINHIB0001"])

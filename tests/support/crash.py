@@ -61,18 +61,23 @@ class Kind:
     check: tuple[str, ...]
     size: int
     options: str = "defaults"
-    mount: str = "kernel"  # or ntfs-3g, mount.exfat-fuse, mtools
+    mount: str = "kernel"  # or ntfs-3g, mount.exfat-fuse, mtools, f2fs-tools
 
     def missing(self) -> list[str]:
         """Programs that this needs and this machine lacks."""
         path = os.environ["PATH"] + ":/usr/sbin:/sbin"
-        needed = {self.mkfs[0], self.check[0], {"kernel": "mount", "mtools": "mcopy"}.get(self.mount, self.mount)}
+        mount = {"kernel": ["mount"], "mtools": ["mcopy"], "f2fs-tools": ["sload.f2fs", "dump.f2fs"]}
+        needed = {self.mkfs[0], self.check[0], *mount.get(self.mount, [self.mount])}
         return sorted(program for program in needed if shutil.which(program, path=path) is None)
 
     @contextmanager
     def opened(self, device: Path, at: Path) -> Iterator[Path]:
-        """The filesystem on ``device`` mounted at ``at``; with mtools, a copy of its files."""
+        """The filesystem on ``device`` mounted at ``at``; where there is no driver, a copy of its files."""
         at.mkdir(exist_ok=True)
+        if self.mount == "f2fs-tools":
+            _dump_f2fs(device, at)
+            yield at
+            return
         if self.mount == "mtools":
             # One by one: at a file that was being written, and ends nowhere, mcopy gives up.
             for name in run("mdir", "-i", device, "-b", "::").splitlines():
@@ -149,6 +154,8 @@ def record(kind: Kind, folder: Path, seed: int, files: int = 40) -> Recording:
     with _served(image, recording.record, folder) as disk, loop(disk) as device:
         if kind.mount == "mtools":
             _work_with_mtools(device, folder / "copied", recording, random.Random(seed), files)
+        elif kind.mount == "f2fs-tools":
+            _load_f2fs(device, folder / "files", recording, random.Random(seed), files)
         else:
             with kind.opened(device, folder / "at") as at:
                 _work(at, recording, random.Random(seed), files)
@@ -159,7 +166,7 @@ def record(kind: Kind, folder: Path, seed: int, files: int = 40) -> Recording:
 def _settle(kind: Kind, image: Path, at: Path, seed: int) -> None:
     """Files from an earlier life, half of them deleted: what is free is neither blank nor in one piece."""
     made = random.Random(seed + 1_000_000)
-    if kind.mount == "mtools":
+    if kind.mount in ("mtools", "f2fs-tools"):
         return
     with loop(image) as device, kind.opened(device, at):
         for number in range(60):
@@ -229,6 +236,28 @@ def _work_with_mtools(device: Path, source: Path, recording: Recording, made: ra
             recording.doomed[gone] = recording.length
             run("mdel", "-i", device, f"::{gone}")
     os.close(descriptor)
+
+
+#: Where dump.f2fs puts what it reads, and the inode of the first file that sload.f2fs makes in a flat folder.
+_DUMPED, _FIRST_INODE = "lost_found", 4
+
+
+def _load_f2fs(device: Path, source: Path, recording: Recording, made: random.Random, files: int) -> None:
+    """Without a driver: all files at once, for what sload.f2fs adds later breaks what is there."""
+    source.mkdir()
+    contents = {f"synced {n}": made.randbytes(made.choice([100, 60 * KIB, 400 * KIB])) for n in range(files)}
+    for name, content in contents.items():
+        source.joinpath(name).write_bytes(content)
+    run("sload.f2fs", "-f", source, device)
+    run("sync", device)
+    for name, content in contents.items():
+        recording.safe[f"{_DUMPED}/{name}"] = (hashlib.sha256(content).hexdigest(), recording.length)
+
+
+def _dump_f2fs(device: Path, at: Path) -> None:
+    """dump.f2fs copies one inode at a time, into the current folder, and asks whether it may."""
+    every = f'i={_FIRST_INODE}; while [ $i -lt 100 ]; do echo Y | dump.f2fs -i $(printf %x $i) "$2"; i=$((i+1)); done'
+    run("sh", "-c", f'cd "$1" && {every}', "sh", at, device)
 
 
 @contextmanager
