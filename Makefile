@@ -13,7 +13,10 @@ BENCH_RUNS ?= 3
 SOAK_MINUTES ?= 120
 SOAK_SEED ?=
 
-.PHONY: help setup demo test soak check bench bench-chunk-size lock clean
+# Set to 1: the image holds firmware that Wi-Fi and disk controllers need and that is not free software.
+FIRMWARE ?=
+
+.PHONY: help setup demo test soak check bench bench-chunk-size image image-repro lock clean
 
 help:
 	@echo "make setup    system packages, .venv with the locked Python packages (as root, or through sudo)"
@@ -23,6 +26,8 @@ help:
 	@echo "make check    lint, format, types, import contracts"
 	@echo "make bench    measure against other programs; BENCH_GIB=1 BENCH_RUNS=1 for a quick look (needs root)"
 	@echo "make bench-chunk-size   what the size of a chunk costs, on a system that is upgraded (needs root)"
+	@echo "make image    the bootable image, build/recovery-amd64.iso; FIRMWARE=1 with firmware that is not free (needs root)"
+	@echo "make image-repro   make it twice, in different surroundings, and compare (needs root)"
 	@echo "make lock     write the lock files anew; UPGRADE=1 takes the newest versions"
 	@echo "make clean    remove what was built, and .venv; downloads in .cache stay"
 
@@ -49,6 +54,14 @@ bench: setup
 
 bench-chunk-size: setup
 	@.venv/bin/python -m tests.bench.chunk_size --runs $(BENCH_RUNS)
+
+image:
+	@PYTHON="$(PYTHON)" .ci/setup image
+	@PYTHON="$$PWD/.venv/bin/python" FIRMWARE="$(FIRMWARE)" image-build/build
+
+image-repro:
+	@PYTHON="$(PYTHON)" .ci/setup image
+	@PYTHON="$$PWD/.venv/bin/python" FIRMWARE="$(FIRMWARE)" image-build/repro
 
 lock:
 	@.ci/lock
