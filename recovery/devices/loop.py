@@ -20,6 +20,7 @@ from recovery.extent import Extent
 
 #: include/uapi/linux/loop.h; LOOP_CONFIGURE came with Linux 5.8.
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
+_BLKROSET = 0x125D
 _READ_ONLY, _AUTOCLEAR = 1, 4
 #: struct loop_config: fd, block_size, struct loop_info64 (device, inode, rdevice, offset, sizelimit, number,
 #: encrypt_type, encrypt_key_size, flags, file_name, crypt_name, encrypt_key, init), reserved.
@@ -92,6 +93,8 @@ def _attach(path: Path, extent: Extent, logical_sector_bytes: int, mode: int) ->
             file = os.open(device, mode | os.O_CLOEXEC)
             try:
                 fcntl.ioctl(file, _LOOP_CONFIGURE, config)
+                if mode == os.O_RDWR:  # what "blockdev --setro" did outlives whoever had this device before
+                    fcntl.ioctl(file, _BLKROSET, struct.pack("=i", 0))
                 # What only reads may hold it: a filesystem is not mounted where somebody else may write.
                 return device, os.open(device, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:

@@ -12,7 +12,7 @@ import pytest
 from recovery.devices.loop import read_only_loop, view_loop
 from recovery.errors import DeviceError
 from recovery.extent import Extent
-from tests.support.disks import MIB, overwrite, read_at, run
+from tests.support.disks import MIB, loop, overwrite, read_at, run
 
 pytestmark = [pytest.mark.disk, pytest.mark.skipif(os.geteuid() != 0, reason="attaches loop devices, as only root may")]
 
@@ -52,6 +52,19 @@ def test_a_view_may_be_written(image: Path) -> None:
         run("sync", device)
     assert read_at(image, MIB, 3) == b"new"
     assert not attached(image)
+
+
+def test_a_view_may_be_written_on_a_device_that_was_made_read_only_for_another(image: Path) -> None:
+    with loop(image) as before:
+        run("blockdev", "--setro", before)
+    try:
+        with view_loop(image) as device:
+            assert run("blockdev", "--getro", device).strip() == "0"
+            overwrite(device, MIB, b"new")
+            run("sync", device)
+    finally:
+        run("blockdev", "--setrw", before)
+    assert read_at(image, MIB, 3) == b"new"
 
 
 def test_nothing_stays_attached_when_its_owner_is_killed(image: Path) -> None:

@@ -79,8 +79,8 @@ class Kind:
             yield at
             return
         if self.mount == "mtools":
-            # One by one: at a file that was being written, and ends nowhere, mcopy gives up.
-            for name in run("mdir", "-i", device, "-b", "::").splitlines():
+            # One by one: at a file that was being written, and ends nowhere, mcopy gives up; mdir at a broken folder.
+            for name in run("mdir", "-i", device, "-b", "::", check=False).splitlines():
                 run("mcopy", "-i", device, "-n", "-Q", name, at, check=False)
             yield at
             return
