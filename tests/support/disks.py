@@ -63,6 +63,8 @@ def loop(
     arguments += [f"--sizelimit={size}"] if size else []
     arguments += ["--read-only"] if read_only else []
     device = Path(run(*arguments, path).strip())
+    if not read_only:  # the flag that "blockdev --setro" sets outlives whoever had this loop device before
+        run("blockdev", "--setrw", device)
     try:
         yield device
     finally:
