@@ -142,7 +142,13 @@ def _headline(report: DiskReport) -> Text:
     size, physical = disk.logical_sector_bytes, disk.physical_sector_bytes
     if (size, physical) != (512, 512):
         facts.append(f"sectors of {size} bytes" if size == physical else f"sectors of {size}/{physical} bytes")
-    facts += [word for word, true in (("removable", disk.removable), ("read-only", disk.read_only)) if true]
+    marks = {
+        "removable": disk.removable,
+        "read-only": disk.read_only,
+        "write-protected": disk.write_protected,
+        "the medium this system was started from": disk.boot_medium,
+    }
+    facts += [word for word, true in marks.items() if true]
     text = Text(shown(disk.path), style="bold")
     text.append(f"  {shown(', '.join(fact for fact in facts if fact))}", style="not bold")
     if disk.in_use:

@@ -135,6 +135,8 @@ def show_restore_plan(output: Output, plan: RestorePlan, record: ImageDisk) -> N
         words = [disk.model, disk.serial and f"serial {disk.serial}", disk.transport]
         known = ", ".join(word for word in words if word)
         output.say(f"Target {target.path}: {format_bytes(target.size_bytes)}{f', {known}' if known else ''}")
+        if disk.write_protected:
+            output.say("  It is write-protected until this plan is confirmed, and again afterwards.")
         output.say("  It holds now:")
         present = [(where, content) for where, content in target.contents if content is not None]
         for where, content in present:

@@ -70,6 +70,10 @@ class _Device:
             raise _open_error(path, error) from error
         self.size_bytes = size_of(self._file)
 
+    def fileno(self) -> int:
+        """The descriptor that it is open as."""
+        return self._file
+
     def close(self) -> None:
         """Let go of the disk."""
         if self._file >= 0:

@@ -17,6 +17,8 @@ from typing import Any
 import msgspec
 import pyudev
 
+from recovery.devices import live
+from recovery.devices.protection import is_protected
 from recovery.devices.table import guess_sector_bytes
 from recovery.devices.usage import System, file_id, printable
 from recovery.errors import DeviceError, Refused
@@ -32,6 +34,8 @@ class Disk(msgspec.Struct, frozen=True):
 
     ``transport`` is how it is connected ("usb", "nvme", "ata", "scsi", "virtio", "mmc", "loop", "md", "dm", "file"...).
     ``diskseq`` is the kernel's count of disks seen, new for every medium.  ``in_use`` says in plain words by what.
+    ``read_only`` is one that cannot be written; ``write_protected`` one that the live system keeps from being written
+    until it is confirmed as a target.  ``boot_medium``: this system was started from it.
     ``file_id`` names an image file whatever its path.  Every string is JSON-safe; ``place`` is what to open.
     """
 
@@ -52,6 +56,8 @@ class Disk(msgspec.Struct, frozen=True):
     is_image_file: bool
     in_use: tuple[str, ...] = ()
     file_id: str | None = None
+    write_protected: bool = False
+    boot_medium: bool = False
 
     @property
     def place(self) -> Path:
@@ -82,13 +88,14 @@ def list_disks() -> list[Disk]:
     Of device-mapper only multipath and firmware RAID are disks; volumes and opened containers are not.
     """
     context, system = pyudev.Context(), System()
+    media = live.carriers(system)
     found = []
     for device in context.list_devices(subsystem="block", DEVTYPE="disk"):
         if _NOT_DISKS.fullmatch(device.sys_name) or _attribute(device, "hidden") == "1" or device.device_node is None:
             continue
         if device.sys_name.startswith("dm-") and not _attribute(device, "dm/uuid").startswith(("mpath-", "DMRAID-")):
             continue
-        disk = _from_udev(device, system)
+        disk = _from_udev(device, system, media)
         if disk.size_bytes:
             found.append(disk)
     return sorted(found, key=lambda disk: _natural(disk.name))
@@ -170,7 +177,8 @@ def _from_block_device(place: Path, found: os.stat_result) -> Disk:
         parent = device.find_parent("block")
         disk = parent.device_node if parent is not None else "the disk"
         raise DeviceError(f"{place} is a partition, not a disk.", f"Name {disk}, and choose the partition there.")
-    disk = _from_udev(device, System())
+    system = System()
+    disk = _from_udev(device, system, live.carriers(system))
     if disk.size_bytes == 0:
         raise DeviceError(f"{place} has no size.", "Is there a medium in it, or a file attached to it?")
     return disk
@@ -201,10 +209,12 @@ def _from_file(place: Path, found: os.stat_result) -> Disk:
     )
 
 
-def _from_udev(device: Any, system: System) -> Disk:
+def _from_udev(device: Any, system: System, media: frozenset[str]) -> Disk:
     name: str = device.sys_name
     size_bytes = _number(device, "size", 0) * _SECTOR_OF_SYSFS
+    diskseq = _number(device, "diskseq", 0) or None
     uses = system.uses(name) or (claims(device.device_node) if size_bytes else ())
+    protected = is_protected(name, diskseq)
     return Disk(
         path=device.device_node,
         name=printable(name),
@@ -219,10 +229,12 @@ def _from_udev(device: Any, system: System) -> Disk:
         physical_sector_bytes=_number(device, "queue/physical_block_size", 512),
         removable=_attribute(device, "removable") == "1",
         rotational=_attribute(device, "queue/rotational") == "1",
-        read_only=_attribute(device, "ro") == "1",
-        diskseq=_number(device, "diskseq", 0) or None,
+        read_only=_attribute(device, "ro") == "1" and not protected,
+        diskseq=diskseq,
         is_image_file=False,
         in_use=uses,
+        write_protected=protected,
+        boot_medium=name in media or bool(size_bytes and live.holds_medium(device.device_node, name)),
     )
 
 

@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from recovery.devices.disk import Disk, claims
+from recovery.devices.live import carriers
 from recovery.devices.probe import Content
+from recovery.devices.protection import is_protected
 from recovery.devices.usage import System
-
-#: Where live systems mount the medium they were started from.
-_BOOT_MEDIA = ("/run/live/medium", "/run/live/persistence", "/lib/live/mount/medium", "/cdrom", "/run/initramfs/live")
 
 _READERS_SECONDS, _POLL_SECONDS = 1.0, 0.02
 
@@ -46,10 +45,10 @@ def target_problems(disk: Disk, *, repository: Path | None = None, sources: Sequ
     problems = [f"{disk.path} is read-only."] if disk.read_only else []
     problems += [f"{disk.path} is in use: {reason}." for reason in _uses(system, disk, readers=True)]
     mine = _storage(system, disk)
+    problems += _protected_below(system.whole_disks(mine), disk)
     if mine & system.devices_below(Path("/")):
         problems.append(f"{disk.path} holds the system that is running now.")
-    media = [Path(folder) for folder in _BOOT_MEDIA if os.path.ismount(folder)]
-    if any(mine & system.devices_below(folder) for folder in media):
+    if disk.boot_medium or mine & carriers(system):
         problems.append(f"{disk.path} is the medium that this system was started from.")
     if repository is not None:
         problems += _repository_problems(system, disk, repository)
@@ -85,6 +84,18 @@ def _repository_problems(system: System, disk: Disk, repository: Path) -> list[s
     if _storage(system, disk) & system.devices_below(repository):
         return [f"{disk.path} holds the repository {repository}."]
     return []
+
+
+def _protected_below(storage: frozenset[str], disk: Disk) -> list[str]:
+    """Disks that ``disk`` is stacked upon and that are write-protected: only what is confirmed is released."""
+    problems = []
+    for name in sorted(storage):
+        if name == disk.name or name.startswith("file:"):
+            continue
+        below = Path("/dev") / name.replace("!", "/")
+        if is_protected(name):
+            problems.append(f"{disk.path} lies on {below}, which is write-protected: 'recovery unprotect {below}'.")
+    return problems
 
 
 def _inside(file: Path, folder: Path) -> bool:

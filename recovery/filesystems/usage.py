@@ -185,6 +185,24 @@ def used_extents(
         return Usage(whole, "whole", f"the metadata of its {content.type} filesystem make no sense")
 
 
+def why_not_closed(path: Path, extent: Extent, content: Content, logical_sector_bytes: int) -> str:
+    """How it shows that the filesystem on ``extent`` of ``path`` was not closed cleanly; empty when it was.
+
+    Also empty for one that is not known here.  Nothing is written.  Raises DeviceError, ProgramMissing.
+    """
+    family = _FAMILIES.get(content.type)
+    if family is None:
+        return ""
+    try:
+        with open_source(path, extent, logical_sector_bytes) as source:
+            family.inspect(source)
+    except CaptureWhole as answer:
+        return answer.reason if answer.clean is False or content.type == "ntfs" else ""
+    except NONSENSE as error:
+        return f"its metadata make no sense ({error})"
+    return ""
+
+
 def _usage(made: Map, sector_bytes: int, size_bytes: int, unclean: str = "") -> Usage:
     missed = f"{format_bytes(made.missed_bytes)} that partclone's map left out were added" if made.missed_bytes else ""
     reason = "; ".join(filter(None, (unclean, missed)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from recovery.devices.blockio import SourceReader, TargetWriter
 from recovery.devices.disk import Disk, DiskIdentity, check_identity, disk_for, identity
 from recovery.devices.probe import Content, probe
+from recovery.devices.protection import released
 from recovery.devices.safety import members, target_problems
 from recovery.devices.table import PartitionTable, TableEntry, examine_table, table_extents
 from recovery.devices.table_plan import plan_table_for_target, refuse_too_small
@@ -70,14 +71,18 @@ class RestorePlan:
 
     @contextmanager
     def open_target(self, written: Written) -> Iterator[TargetWriter]:
-        """The target, held exclusively and checked once more.
+        """The target, held exclusively, checked once more, and its write protection taken off for that time.
 
         Every error within tells which state it is in; a file that was made for this is removed then.
         """
         name = str(self.target.path)
         try:
-            with TargetWriter(self.target.path, create_bytes=self.create_bytes) as writer:
+            with ExitStack() as held:
+                protection = held.enter_context(released())
+                writer = held.enter_context(TargetWriter(self.target.path, create_bytes=self.create_bytes))
                 self.check_target()
+                if self.target.disk is not None:
+                    protection.take_off(writer.fileno(), self.target.disk)
                 yield writer
         except RecoveryError as error:
             if self.create_bytes is not None and written.state is TargetState.PARTLY_WRITTEN:

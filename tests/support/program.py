@@ -25,6 +25,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse"
+#: A folder that stands for / where the marks of a live system are looked for.
+LIVE_VARIABLE = "RECOVERY_LIVE_ROOT"
 _PROGRAM = [sys.executable, "-c", "from recovery.cli import main; main()"]
 
 
@@ -69,7 +71,8 @@ def jobs_folder() -> Path:
 
 def environment(repository: Path | None) -> dict[str, str]:
     """Where the program finds itself, its repository, its password, and puts its jobs."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RESTIC_", "RECOVERY_"))}
+    unset = ("RESTIC_", "RECOVERY_")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(unset) or name == LIVE_VARIABLE}
     clean |= {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "RESTIC_PASSWORD": PASSWORD, "LC_ALL": "C.UTF-8"}
     clean["RECOVERY_JOBS"] = str(jobs_folder())
     if repository is not None:
