@@ -164,9 +164,8 @@ class Companion:
         return said[-1].strip() if said else f"exit status {status}" if status is not None else "it gave no reason"
 
     def abandon(self) -> None:
-        """Kill it and do not wait for its end: it may be stuck in the kernel for ever."""
+        """Do not wait for its end: it may be stuck in the kernel for ever."""
         self.abandoned = True
-        _kill(self._process)
 
 
 @contextmanager
@@ -178,11 +177,15 @@ def companion(
     ready: bytes = b"",
     timeout_seconds: float = 60,
     inherited: Sequence[int] = (),
+    may_hang: bool = False,
 ) -> Iterator[Companion]:
     """A program that runs beside us for the time of a ``with`` block; ``inherited``: descriptors that it gets too.
 
     It gets ``first`` as its input, says the line ``ready`` when it is (if there is one), and ends when its input ends:
     so it also ends with us, whatever ends us.  Raises ProgramMissing, or DeviceError with what it said instead.
+
+    ``may_hang``: it reads a disk that may never answer, and is never killed.  As long as it has the disk open, we can
+    close it; the last who closes a disk waits in the kernel for the reads of it, and all that sync wait for that.
     """
     name = os.fspath(arguments[0])
     program = require_program(name, needed_for)
@@ -199,7 +202,8 @@ def companion(
             process_group=0,
             pass_fds=inherited,
         )
-        _running.add(process)
+        if not may_hang:
+            _running.add(process)
         beside = Companion(process, complaints)
         try:
             if ready and not _gets_ready(beside, first, ready, timeout_seconds):
@@ -211,7 +215,10 @@ def companion(
                 with contextlib.suppress(OSError):
                     pipe.close()
             if not (beside.abandoned or _ends(process)):
-                _end(process)
+                if may_hang:
+                    log.warning("process %d is stuck in the kernel (%s)", process.pid, needed_for)
+                else:
+                    _end(process)
             _running.discard(process)
 
 

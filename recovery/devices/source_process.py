@@ -127,6 +127,7 @@ class SourceProcess:
             [*arguments, *memory],
             needed_for=f"reading {self.path}",
             inherited=[self.buffers.descriptor],
+            may_hang=True,
         )
         self._child = self._held.enter_context(child)
         return self

@@ -156,15 +156,25 @@ class AtPiece(Progress):
             self._then()
 
 
-def store(folder: Path, source: Path, *, progress: Progress | None = None, **options: Any) -> dict[str, Any]:
-    """Capture; what came of it, as JSON.  In a child, because it makes packs small and locks quick."""
+def store(
+    folder: Path,
+    source: Path,
+    *,
+    progress: Progress | None = None,
+    plan_progress: Progress | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Capture; what came of it, as JSON.  In a child, because it makes packs small and locks quick.
+
+    ``plan_progress`` is asked while the source is waited for, also later.
+    """
     assert PackWriter.__init__.__kwdefaults__ is not None
     PackWriter.__init__.__kwdefaults__["pack_bytes"] = PACK
     lock._SETTLE_SECONDS = 0.01
     repository = Repository.open(folder, PASSWORD)
     with repository.lock() as held, ExitStack() as sources:
         problems = repository.load_index(present_only=True)
-        plan = plan_capture([source], repository, Progress(), sources, chunk_bytes=CHUNK)
+        plan = plan_capture([source], repository, plan_progress or Progress(), sources, chunk_bytes=CHUNK)
         chosen = {"chunk_bytes": CHUNK, "publish_seconds": 0.0, "level": 1} | options
         result = capture(repository, held, plan, progress or Progress(), CaptureOptions(**chosen))
     return {

@@ -1,19 +1,26 @@
-"""Drills: sources with unreadable sectors, that go away, become shorter, or change under the reader."""
+"""Drills: sources with unreadable sectors, that go away, hang, become shorter, or change under the reader."""
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+from recovery.devices.source_process import SourceProcess
 from recovery.extent import Extent
 from tests.support.disks import KIB, MIB, overwrite, read_at
 from tests.support.drills import (
     AtPiece,
     Bench,
+    Chunks,
+    blobs_known_to_restic,
     differences,
     drill,
+    equal,
     inside,
     make_repository,
     make_source,
@@ -28,6 +35,12 @@ from tests.support.faulty_disk import Faults, faulty_disk
 
 #: The kernel reads, and so loses, this much at a time.
 _PAGE = 4 * KIB
+
+#: A capture gives a read up after so long here, not after minutes; or it is cancelled so long after the disk hung.
+_SILENCE_SECONDS, _CANCELLED_AFTER_SECONDS = 1.0, 0.5
+
+#: What the process that reads a source has in its command line.
+_READER = "recovery.devices.source_child"
 
 
 def _bad(bench: Bench, start: int, end: int, count: int = 1) -> list[tuple[int, int]]:
@@ -97,6 +110,75 @@ def a_source_that_goes_away_is_never_called_captured(bench: Bench) -> None:
         restored(repository, target)
         ends = [Extent(0, MIB), Extent(source.stat().st_size - MIB, MIB)]
         assert inside(differences(source, target), [*told, *ends] if told else [])  # all of it may have been read ahead
+
+
+@drill("source")
+def a_read_that_is_never_answered_is_given_up_or_cancelled_and_what_was_stored_stays(bench: Bench) -> None:
+    source = make_source(bench, 6 * MIB)
+    chunks = Chunks.of(source)
+    trigger = bench.work / "hangs"
+    for number in range(2 if bench.short else 8):
+        cancelled = number % 2 == 1
+        repository = bench.folder("repository")
+        make_repository(repository)
+        with faulty_disk(Faults(str(source), trigger=str(trigger), hangs=True)) as device:
+            try:
+                piece = bench.random.randint(5, 20)
+                ended = in_child(partial(_store_from_what_hangs, repository, device, piece, trigger, cancelled))
+                assert ended.error == ("Cancelled" if cancelled else "DeviceError"), ended
+                assert cancelled or f"{device} does not answer a read at byte" in ended.message, ended
+                assert not names(repository, "snapshots")
+                assert not names(repository, "locks")
+                restic_finds_nothing_wrong(repository)
+                assert _readers(device), "the disk answered after all"
+            finally:
+                trigger.unlink(missing_ok=True)
+            _no_reader_is_left(device)
+            known = blobs_known_to_restic(repository)
+            again = in_child(partial(store, repository, device))
+        bench.counts["reads that hang"] += 1
+        assert known, "nothing of what was read before was kept"
+        assert again.done, again
+        assert again.result["new"] == chunks.lacking(known), again
+        target = bench.work / "restored.img"
+        target.unlink(missing_ok=True)
+        assert restored(repository, target).complete
+        assert equal(source, target)
+
+
+def _store_from_what_hangs(folder: Path, device: Path, piece: int, trigger: Path, cancelled: bool) -> dict[str, Any]:
+    """Capture a disk that hangs once ``piece`` pieces were read; then cancel, or wait until the read is given up."""
+    if not cancelled:
+        assert SourceProcess.__init__.__defaults__ is not None
+        SourceProcess.__init__.__defaults__ = (_SILENCE_SECONDS,)
+
+    def hang() -> None:
+        trigger.touch()
+        if cancelled:
+            threading.Timer(_CANCELLED_AFTER_SECONDS, progress.cancel).start()
+
+    progress = AtPiece(piece, hang)
+    return store(folder, device, progress=progress, plan_progress=progress)
+
+
+def _no_reader_is_left(device: Path) -> None:
+    """The process that hangs in the kernel was left behind; once the disk answers it must end by itself."""
+    ends = time.monotonic() + 30
+    while readers := _readers(device):
+        assert time.monotonic() < ends, f"still there: {readers}"
+        time.sleep(0.05)
+
+
+def _readers(device: Path) -> list[str]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            words = (entry / "cmdline").read_bytes().split(b"\0") if entry.name.isdigit() else []
+        except OSError:
+            continue
+        if _READER.encode() in words and os.fsencode(device) in words:
+            found.append(entry.name)
+    return found
 
 
 @drill("source")

@@ -1,13 +1,14 @@
 """A disk with faults, as a block device: a file served through FUSE, and a loop device over it.
 
 ``python -m tests.support.faulty_disk`` is the server; ``faulty_disk`` gives the device.  Faults are stated before, but
-for a disk that goes away: it does when the file ``trigger`` appears.
+for a disk that goes away or hangs: it does when the file ``trigger`` appears.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,13 +24,17 @@ NAME = "disk"
 _LONG_WRITE = 64 << 10
 _SAMPLE = 64
 
+#: A disk that hangs answers so soon after its trigger has gone.
+_LOOKS_EVERY_SECONDS, _HANGS_SECONDS = 0.05, 60.0
+
 
 class Faults(msgspec.Struct, frozen=True):
     """What is wrong with the disk.  Bytes.
 
     ``unreadable``: ranges that give EIO.  ``real_bytes``: how much it really holds, what lies further takes the place
     of what lay nearer (0: no such fault).  ``flip_write``: the long write of that number is stored with one bit
-    changed.  ``trigger``: once this file exists, every access fails.
+    changed.  ``trigger``: once this file exists, every access fails; or, with ``hangs``, none is answered while it
+    does, but for a minute at most: whoever waits for such a disk in vain keeps the whole machine waiting.
     """
 
     backing: str
@@ -37,6 +42,7 @@ class Faults(msgspec.Struct, frozen=True):
     real_bytes: int = 0
     flip_write: int = 0
     trigger: str = ""
+    hangs: bool = False
 
 
 @contextmanager
@@ -76,8 +82,11 @@ class _FaultyFile:
             done += count
 
     def _expect_here(self) -> None:
-        if self._faults.trigger and os.path.exists(self._faults.trigger):  # noqa: PTH110 - at every access
-            raise OSError(errno.EIO, "gone")
+        ends = time.monotonic() + (_HANGS_SECONDS if self._faults.hangs else 0)
+        while self._faults.trigger and os.path.exists(self._faults.trigger):  # noqa: PTH110 - at every access
+            if time.monotonic() >= ends:
+                raise OSError(errno.EIO, "gone")
+            time.sleep(_LOOKS_EVERY_SECONDS)
 
     def _places(self, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Where the disk really keeps a range: counterfeits begin anew when their memory is full."""
