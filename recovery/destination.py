@@ -10,6 +10,7 @@ import itertools
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,8 @@ MEDIA = Path("/media")
 _SECONDS = 1800
 #: How many folders of it are looked at for a repository.
 _LOOKED_AT = 1000
+#: A program with mounts of its own (a job's helper) may have it a little longer.
+_LET_GO_SECONDS, _POLL_SECONDS = 5.0, 0.1
 _SAFE = "nodev,nosuid,noexec,noatime"
 _MEMBERS = {
     "raid": "a member of a RAID array ({type})",
@@ -60,7 +63,7 @@ _DRIVERS = {
     "ext2": _EXT,
     "ext3": _EXT,
     "ext4": _EXT,
-    "xfs": _Driver("xfs", "", "norecovery,nouuid"),
+    "xfs": _Driver("xfs", "nouuid", "norecovery,nouuid"),
     "btrfs": _Driver("btrfs", "", "rescue=nologreplay"),
     "f2fs": _Driver("f2fs", "", "norecovery"),
     "vfat": _Driver("vfat", "", ""),
@@ -92,6 +95,14 @@ class Destination(msgspec.Struct, frozen=True):
     free_bytes: int
     read_only: bool
     repositories: tuple[str, ...]
+
+
+class Unmounted(msgspec.Struct, frozen=True):
+    """Where it was; the disks that are write-protected again; what still has hold of it all the same."""
+
+    folder: str
+    write_protected: tuple[str, ...]
+    held: tuple[str, ...]
 
 
 def look(device: Path, *, read_only: bool = False) -> Candidate:
@@ -169,8 +180,8 @@ def mount(candidate: Candidate, folder: Path | None = None, *, read_only: bool =
     )
 
 
-def unmount(place: Path) -> tuple[str, tuple[str, ...]]:
-    """Unmount the destination ``place``, a device or its folder: where it was, and the disks that are protected again.
+def unmount(place: Path) -> Unmounted:
+    """Unmount the destination ``place``, a device or its folder.
 
     Raises UsageError when nothing is mounted there, DeviceError when something still uses it.
     """
@@ -182,7 +193,9 @@ def unmount(place: Path) -> tuple[str, tuple[str, ...]]:
     point = Path(mounted.point)
     if point.parent == MEDIA and not any(point.iterdir()):
         point.rmdir()
-    return mounted.point, tuple(disk for disk in map(_protect_again, sorted(names)) if disk is not None)
+    held = _held(source) if source is not None else ()
+    protected = () if held else tuple(disk for disk in map(_protect_again, sorted(names)) if disk is not None)
+    return Unmounted(printable(mounted.point), protected, held)
 
 
 def set_protection(disk: Disk, *, on: bool) -> bool:
@@ -224,14 +237,14 @@ def _size_of(node: Path) -> int:
 
 def _check_writable(system: System, node: Path, name: str, disk: Disk) -> None:
     """Raise Refused where writing is not possible, or is not ours to allow."""
-    if disk.read_only:
-        raise Refused(f"{disk.path} is read-only by its hardware", "Look for a switch on the card or its adapter.")
     below = sorted(system.whole_disks(system.storage(name)) - {name, disk.name})
     for lower in (found for found in below if is_protected(found)):
         raise Refused(
             f"{node} lies on {lower}, which is write-protected",
             f"Say 'recovery unprotect /dev/{lower}', and set up what lies on it anew.",
         )
+    if disk.read_only:
+        raise Refused(f"{disk.path} is read-only by its hardware", "Look for a switch on the card or its adapter.")
 
 
 def _check_content(node: Path, content: Content | None, disk: Disk) -> None:
@@ -323,8 +336,16 @@ def _is_over(system: System, source: str, device: str) -> bool:
     return name is not None and wanted in system.storage(name)
 
 
+def _held(name: str) -> tuple[str, ...]:
+    """What has hold of the device although it was unmounted here; who is about to let go is given a moment."""
+    ends = time.monotonic() + _LET_GO_SECONDS
+    while (uses := System().uses(name) or claims(f"/dev/{name.replace('!', '/')}")) and time.monotonic() < ends:
+        time.sleep(_POLL_SECONDS)
+    return uses
+
+
 def _protect_again(name: str) -> str | None:
-    """Protect the disk if it was released and nothing uses it any more; its path then."""
+    """Protect the disk if it was released and nothing uses another part of it; its path then."""
     if not is_released(name):
         return None
     disk = disk_for(Path("/dev") / name.replace("!", "/"))

@@ -100,12 +100,15 @@ def _set_protection(context: typer.Context, path: Path, json: bool, *, on: bool)
 
 
 def _unmount(output: Output, place: Path) -> None:
-    point, protected = unmount(place)
+    done = unmount(place)
     if output.json:
-        output.document({"folder": point, "write_protected": protected})
+        output.document(done)
         return
-    output.say(f"Unmounted {point}: it can be unplugged.")
-    for disk in protected:
+    if done.held:
+        output.say(f"Unmounted {done.folder}; do not unplug it yet, it is still in use: {'; '.join(done.held)}.")
+    else:
+        output.say(f"Unmounted {done.folder}: it can be unplugged.")
+    for disk in done.write_protected:
         output.say(f"{disk} is write-protected again.")
 
 
