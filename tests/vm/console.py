@@ -53,8 +53,8 @@ class Console:
     def wait_for(self, pattern: str, seconds: float, until: Callable[[], bool] = lambda: False) -> re.Match[str]:
         """Wait until what was not read yet matches a regular expression (``$`` is the end of a line or of all).
 
-        What stands before the match's end counts as read from then on.  Raises Silence when the time is over, the machine
-        ended or ``until`` came true, which is asked every second.
+        What stands before the match's end counts as read from then on.  Raises Silence when the time is over, the
+        machine ended or ``until`` came true, which is asked every second.
         """
         found = re.compile(pattern, re.MULTILINE)
         ends = time.monotonic() + seconds

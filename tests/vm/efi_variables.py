@@ -68,8 +68,8 @@ def add_boot_entry(
 ) -> None:
     """An entry as efibootmgr writes it for a file on a GPT partition, first and only in the order.
 
-    ``path`` is the file's, as EFI writes it (``\\EFI\\debian\\shimx64.efi``); ``offset`` and ``length`` are the partition's, in
-    sectors, and ``identity`` its GUID.
+    ``path`` is the file's, as EFI writes it (``\\EFI\\debian\\shimx64.efi``); ``offset`` and ``length`` are the
+    partition's, in sectors, and ``identity`` its GUID.
     """
     hard_drive = struct.pack("<BBHIQQ16sBB", 4, 1, 42, partition, offset, length, identity.bytes_le, 2, 2)
     name = path.encode("utf-16-le") + bytes(2)

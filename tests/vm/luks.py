@@ -1,7 +1,7 @@
 """LUKS2 without device-mapper: cryptsetup writes the header, we encrypt what lies behind it.
 
-The format is the "LUKS2 On-Disk Format Specification"; dm-crypt counts the initial vector of ``plain64`` in sectors of 512
-bytes, whatever the size of the encrypted sectors.
+The format is the "LUKS2 On-Disk Format Specification"; dm-crypt counts the initial vector of ``plain64`` in sectors of
+512 bytes, whatever the size of the encrypted sectors.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Luks:
 
 
 def format_luks(disk: Path, offset: int, passphrase: str, uuid: str, scratch: Path) -> Luks:
-    """Write a LUKS2 header at a partition's offset; its key derivation is as cheap as can be, for emulated processors."""
+    """Write a LUKS2 header at a partition's offset; the key derivation is cheap, for emulated processors."""
     key = scratch / "volume.key"
     key.write_bytes(secrets.token_bytes(64))
     words = ["cryptsetup", "luksFormat", "--batch-mode", "--type=luks2", "--cipher=aes-xts-plain64", "--key-size=512"]

@@ -29,6 +29,12 @@ files() {
 		-o -type f -print0 | sort -z | xargs -0 -r sha256sum
 }
 
+firmware=BIOS
+[ -d /sys/firmware/efi ] && firmware=UEFI
+case $(od -An -tu1 -j4 /sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c 2>&1) in
+*1) firmware=SECURE-BOOT ;;
+esac
+say "VICTIM-FIRMWARE $firmware"
 [ -e /dev/virtio-ports/victim.crash ] && crash
 {
 	files / -xdev

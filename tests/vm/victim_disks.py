@@ -1,4 +1,4 @@
-"""Victims' disks, put together as files: no device-mapper, no partition scan, no kernel driver for FAT or NTFS is needed.
+"""Victims' disks, put together as files, without device-mapper, partition scan, or kernel drivers for FAT and NTFS.
 
 Each ``make_…`` writes one whole disk; the filesystems' UUIDs are fixed, so that two of them are as equal as can be.
 Mounts happen in a mount namespace of the process (see ``tests.vm.victims``).
@@ -89,8 +89,8 @@ def make_xfs(disk: Path, scratch: Path) -> None:
         f"{home} /home btrfs subvol=@home,compress=zstd 0 0",
         f"{home} /snapshots btrfs subvol=@snapshots 0 0",
     )
-    facts = ("btrfs subvolume list -a -u -q -R / 2>&1 | wc -l", "btrfs subvolume list -a -u -q -R /home")
-    settle(tree, Settings(fstab, f"UUID={ROOT_UUID}", ("/boot/efi", "/home", "/snapshots"), facts[1:]))
+    facts = ("btrfs subvolume list -a -u -q -R /home",)
+    settle(tree, Settings(fstab, f"UUID={ROOT_UUID}", ("/boot/efi", "/home", "/snapshots"), facts))
     blank(disk, 2304 * MIB)
     run("sfdisk", "--quiet", disk, input=_GPT + "size=1280MiB, type=L\nsize=512MiB, type=L\n")
     esp, root, data = _places(disk)
@@ -172,11 +172,11 @@ def _grub_in_the_mbr(disk: Path, tree: Path, scratch: Path) -> None:
     """As grub-install does it: boot.img before the table, core.img in the gap behind."""
     embedded = scratch / "embedded.cfg"
     embedded.write_text(f"search.fs_uuid {ROOT_UUID} root\nset prefix=($root)/boot/grub\n")
-    modules = "biosdisk part_msdos ext2 search_fs_uuid normal configfile linux echo serial terminal".split()
+    modules = ["biosdisk", "part_msdos", "ext2", "search_fs_uuid", "normal", "configfile", "linux"]
     where = tree / "usr/lib/grub/i386-pc"
     core = scratch / "core.img"
-    image = ["grub-mkimage", "-O", "i386-pc", "-d", where, "-p", "(hd0,msdos5)/boot/grub", "-c", embedded, "-o", core]
-    run(*image, *modules)
+    options = ("-O", "i386-pc", "-d", where, "-p", "(hd0,msdos5)/boot/grub", "-c", embedded, "-o", core)
+    run("grub-mkimage", *options, *modules)
     assert core.stat().st_size < MIB - 512, "core.img does not fit in front of the first partition"
     overwrite(disk, 0, (where / "boot.img").read_bytes()[:440])
     overwrite(disk, 512, core.read_bytes())
