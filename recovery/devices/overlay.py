@@ -50,12 +50,14 @@ class OverlayReport(msgspec.Struct, frozen=True):
     """What became of a view.
 
     ``failure`` is why it is spoiled, in plain words; empty while it is good.  ``changed_bytes`` is what it holds in its
-    scratch; ``read`` are the bytes of the source that were read, as pairs of offset and length from the view's start.
+    scratch; ``read`` are the bytes of the source that were read, as pairs of offset and length from the view's start,
+    ``written`` those of the view that were written, in whole blocks.
     """
 
     failure: str
     changed_bytes: int
     read: tuple[tuple[int, int], ...]
+    written: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +92,17 @@ class View:
 
         Raises DeviceError when the view is spoiled: what was done on it counts for nothing.
         """
+        return Extents(self._good().read)
+
+    def written(self) -> Extents:
+        """The bytes that were written so far, from the view's start, in whole blocks.  Raises as ``source_read``."""
+        return Extents(self._good().written)
+
+    def _good(self) -> OverlayReport:
         report = self.report()
         if report.failure:
             raise DeviceError(report.failure)
-        return Extents(report.read)
+        return report
 
 
 @contextmanager

@@ -44,7 +44,12 @@ class Overlay:
         """What became of it so far."""
         self._merge()
         read = tuple((extent.offset, extent.length) for extent in self._read)
-        return OverlayReport(self.failure, len(self._slots) * BLOCK, read)
+        written = tuple((extent.offset, extent.length) for extent in self._written())
+        return OverlayReport(self.failure, len(self._slots) * BLOCK, read, written)
+
+    def _written(self) -> Extents:
+        blocks = ((block * BLOCK, min(BLOCK, self._length - block * BLOCK)) for block in sorted(self._slots))
+        return Extents(blocks)
 
     def read(self, offset: int, length: int) -> bytes:
         """``length`` bytes at ``offset``, fewer at the end."""

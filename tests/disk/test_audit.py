@@ -15,10 +15,11 @@ from recovery.errors import Cancelled
 from recovery.image.audit import AuditResult, PartitionAudit, audit
 from recovery.image.view import SystemImage
 from recovery.progress import Progress
-from tests.support.disks import MIB, run
-from tests.support.fleet import Fleet, make_fleet, workplace
+from tests.support.crash_kinds import CUTS, KINDS, Recordings
+from tests.support.disks import MIB, partitioned, run
+from tests.support.fleet import Fleet, Place, make_fleet, workplace
 from tests.support.program import recovery
-from tests.support.removed import Captures, Needed, enrich, needed, one_extent
+from tests.support.removed import Captures, Needed, enrich, needed, needed_after_crash, one_extent
 from tests.support.repositories import fresh_repository
 
 pytestmark = pytest.mark.disk
@@ -78,6 +79,42 @@ def test_one_extent_that_was_left_out_is_found(seed: int, captures: tuple[str, C
     if category == "data":
         assert any(finding.route == "files" for finding in the_partition(result).findings)
     print(f"figures {kind}: removed {category}, {extent[1]} bytes, found")
+
+
+@pytest.fixture(scope="module", params=["ext4", "xfs", "btrfs"])
+def crashed(request: pytest.FixtureRequest, work: Path) -> Iterator[tuple[str, Captures, Needed]]:
+    """The same of a filesystem after a power cut."""
+    kind, image, disk = KINDS[request.param], work / "crashed.img", work / "crashed disk.img"
+    recordings = Recordings(work / f"recordings-{kind.name}")
+    found: Needed = {"log": []}
+    for seed in range(CUTS):
+        if not found["log"]:  # btrfs may just have written all of its trees
+            recordings.crash(kind, seed, image)
+            found = needed_after_crash(kind.name, image, work, seed)
+    partitioned(disk, kind.size + 5 * MIB, f"label: gpt\nstart={3 * MIB // 512}, size={kind.size // 512}\n")
+    run("dd", f"if={image}", f"of={disk}", "bs=1M", "seek=3", "conv=notrunc,sparse", "status=none")
+    place = Place(1, kind.name, 3 * MIB, kind.size)
+    with Captures(
+        Fleet(disk, 512, (place,)), kind.name, fresh_repository(work / f"repository-crashed-{kind.name}")
+    ) as made:
+        yield kind.name, made, found
+
+
+def test_a_whole_capture_after_a_power_cut_passes(crashed: tuple[str, Captures, Needed]) -> None:
+    _, made, found = crashed
+    result = made.audit_without()
+    assert result.passed, [partition.findings for partition in result.partitions]
+    assert all(found.values()), {category: len(places) for category, places in found.items()}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_one_extent_that_was_left_out_after_a_power_cut_is_found(
+    seed: int, crashed: tuple[str, Captures, Needed]
+) -> None:
+    kind, made, found = crashed
+    category, extent = one_extent(found, BLOCKS[kind], seed)
+    assert not made.audit_without(extent).passed, f"{category} at {extent}"
+    print(f"figures crashed {kind}: removed {category}, {extent[1]} bytes, found")
 
 
 def test_all_that_a_filesystem_begins_with_left_out_is_found(captures: tuple[str, Captures, Needed]) -> None:

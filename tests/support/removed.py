@@ -10,8 +10,10 @@ import os
 import random
 import re
 import stat
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -24,7 +26,7 @@ from recovery.image.layout import make_layout
 from recovery.image.view import SystemImage
 from recovery.progress import Progress
 from recovery.repository.repository import Repository, StoredSnapshot
-from tests.support.disks import KIB, MIB, mounted, run
+from tests.support.disks import KIB, MIB, loop, mounted, read_at, run
 from tests.support.fleet import Fleet, Place
 from tests.support.program import PASSWORD
 
@@ -65,6 +67,26 @@ def needed(fleet: Fleet, kind: str, at: Path, seed: int) -> Needed:
         if kind == "btrfs":
             return _btrfs(device)
         return _ext4(device, at, chosen) if kind == "ext4" else _xfs(device, at, chosen)
+
+
+def needed_after_crash(kind: str, image: Path, work: Path, seed: int) -> Needed:
+    """The same of a crashed ext4, XFS or btrfs on ``image``: what it has now and needs after its replay too.
+
+    What the replay writes it need not have had; a btrfs writes its metadata elsewhere, but what was logged stays.
+    """
+    copy, at = work / "replayed.img", work / "replayed"
+    run("cp", "--sparse=always", image, copy)
+    with loop(copy) as device, mounted(device, at, "nouuid" if kind == "xfs" else "defaults"):
+        pass
+    with loop(copy, read_only=True) as device:
+        chosen = random.Random(seed)
+        read = {"ext4": partial(_ext4, at=at, chosen=chosen), "xfs": partial(_xfs, at=at, chosen=chosen)}
+        found = read.get(kind, _btrfs)(device)
+    kept = {name: [place for place in found[name] if read_at(image, *place) == read_at(copy, *place)] for name in found}
+    if kind == "btrfs":
+        with loop(image, read_only=True) as device:
+            return {"data": kept["data"], "log": _btrfs_log(device)}
+    return {**kept, "log": found["log"]}
 
 
 def _files_and_folders(at: Path) -> tuple[list[Path], list[Path]]:
@@ -129,11 +151,12 @@ def _xfs(device: Path, at: Path, chosen: random.Random) -> Needed:
             found = [re.search(r"\]: +(\d+)\.\.(\d+) ", line) for line in lines]
             return [(int(f[1]) * 512, (int(f[2]) - int(f[1]) + 1) * 512) for f in found if f]
 
-        some = [*chosen.sample(files, _SAMPLE), at / "holey"]
+        some = chosen.sample(files, min(_SAMPLE, len(files)))
+        some += [at / "holey"] if (at / "holey").exists() else []
         data = [extent for path in some for extent in mapped(path)]
         for path in [*chosen.sample(folders, min(_SAMPLE, len(folders))), at / "long folder"]:
-            metadata += mapped(path)
-        metadata += mapped(at / "odd" / "empty", "-a")
+            metadata += mapped(path) if path.exists() else []
+        metadata += mapped(at / "odd" / "empty", "-a") if (at / "odd" / "empty").exists() else []
         for path in some:
             inode = path.stat().st_ino
             metadata.append((place(inode >> sb["inopblog"], sb["agblklog"]), block))
@@ -142,6 +165,34 @@ def _xfs(device: Path, at: Path, chosen: random.Random) -> Needed:
 
 def _btrfs(device: Path) -> Needed:
     said = run("btrfs", "inspect-internal", "dump-tree", device)
+    node, places = _btrfs_places(device)
+    data = re.findall(r"extent data disk byte ([1-9]\d*) nr (\d+)", said)
+    nodes = {int(word) for word in re.findall(r"^(?:leaf|node) (\d+) (?:items|level)", said, re.M)}
+    return {
+        "data": [place for logical, length in data for place in places(int(logical), int(length))],
+        "metadata": [
+            *((start, 4 * KIB) for start in (64 * KIB, 64 * MIB)),
+            *(place for logical in nodes for place in places(logical, node)),
+        ],
+    }
+
+
+def _btrfs_log(device: Path) -> list[tuple[int, int]]:
+    """Both copies of every node of the log trees; none where nothing was logged."""
+    root = re.findall(r"^log_root\s+(\d+)", run("btrfs", "inspect-internal", "dump-super", device), re.M)[0]
+    node, places = _btrfs_places(device)
+    if root == "0":
+        return []
+    said = run("btrfs", "inspect-internal", "dump-tree", "--follow", "-b", root, device)
+    for logged in re.findall(r"bytenr (\d+) byte_limit", said):
+        said += run("btrfs", "inspect-internal", "dump-tree", "--follow", "-b", logged, device)
+    nodes = {int(word) for word in re.findall(r"^(?:leaf|node) (\d+) (?:items|level)", said, re.M)}
+    return [place for logical in nodes for place in places(logical, node)]
+
+
+def _btrfs_places(device: Path) -> tuple[int, Callable[[int, int], list[tuple[int, int]]]]:
+    """The size of a node, and what tells where on the device a range of logical addresses lies, every copy of it."""
+    said = run("btrfs", "inspect-internal", "dump-tree", "-t", "chunk", device)
     node = int(re.findall(r"^nodesize\s+(\d+)", run("btrfs", "inspect-internal", "dump-super", device), re.M)[0])
     chunks = [
         (int(logical), int(length), [int(offset) for offset in re.findall(r"stripe \d+ devid \d+ offset (\d+)", rest)])
@@ -154,13 +205,7 @@ def _btrfs(device: Path) -> Needed:
         inside = [(start, places) for start, size, places in chunks if start <= logical < start + size]
         return [(logical - start + place, length) for start, places in inside for place in places]
 
-    nodes = {int(word) for word in re.findall(r"^(?:leaf|node) (\d+) (?:items|level)", said, re.M)}
-    data = re.findall(r"extent data disk byte ([1-9]\d*) nr (\d+)", said)
-    metadata = [(64 * KIB, 4 * KIB), (64 * MIB, 4 * KIB)]
-    return {
-        "data": [place for logical, length in data for place in physical(int(logical), int(length))],
-        "metadata": metadata + [place for logical in nodes for place in physical(logical, node)],
-    }
+    return node, physical
 
 
 def _ntfs(device: Path) -> Needed:

@@ -62,6 +62,13 @@ def test_a_read_beyond_the_end_is_short(bench: Bench) -> None:
     assert bench.view.read(LENGTH, 100) == b""
 
 
+def test_it_tells_what_was_written_zeros_too(bench: Bench) -> None:
+    bench.view.write(3 * BLOCK + 5, b"x")
+    bench.view.write(4 * BLOCK, bytes(BLOCK))
+    bench.view.write(LENGTH - 1, b"x")
+    assert bench.view.report.written == ((3 * BLOCK, 2 * BLOCK), (30 * BLOCK, 700))
+
+
 def test_only_blocks_that_were_changed_take_scratch(bench: Bench) -> None:
     for offset in (0, 10, BLOCK, 5 * BLOCK - 1):
         bench.view.write(offset, b"xx")

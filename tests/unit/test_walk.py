@@ -54,6 +54,16 @@ def fat12() -> bytearray:
     return disk
 
 
+def test_what_a_replay_wrote_need_not_have_been_captured(tmp_path: Path) -> None:
+    """Zeros among it: a tree's node is seldom full."""
+    view = view_of(tmp_path / "view", "btrfs", bytes(32 * KIB), used=Extents([(0, 4 * KIB)]))
+    view.written = Extents([(8 * KIB, 16 * KIB)])
+    missing = view.missing_of(Area("a node", Extents([(0, 28 * KIB)])))
+    assert missing is not None
+    assert [tuple(extent) for extent in missing.extents] == [(4 * KIB, 4 * KIB), (24 * KIB, 4 * KIB)]
+    assert view.missing_of(Area("another", Extents([(8 * KIB, 16 * KIB)]))) is None
+
+
 def test_fat_names_the_clusters_of_each_file(tmp_path: Path) -> None:
     found = areas(fat.files(view_of(tmp_path / "fat", "vfat", fat12())))
     data = 512 * 4

@@ -45,7 +45,7 @@ def brought_up_to_date(view: View) -> Iterator[View]:
             except CaptureWhole as answer:
                 failures.append(answer.reason)
                 continue
-            copy.source_read()  # raises when the view is spoiled
-            yield replace(view, path=copy.path, replayed=True, missed=[])
+            written = copy.written()  # raises when the view is spoiled
+            yield replace(view, path=copy.path, written=written, missed=[])
             return
     raise Unreadable("; ".join(failures) or f"nothing here replays {view.kind}")

@@ -8,9 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recovery.extent import Extent, Extents
-from recovery.units import KIB
-
-_BLOCK = 4 * KIB
 
 
 class Unreadable(Exception):
@@ -47,8 +44,8 @@ class View:
     """A captured partition: ``path`` is a file of ``size_bytes`` that shows it, ``used`` what of it was captured.
 
     Everything counts in bytes from the partition's start.  ``interrupt`` is called now and then, and may raise.
-    ``missed`` is what was read here although it was not captured.  ``replayed``: the file shows the filesystem after
-    its journal was replayed; what the replay wrote need not have been captured.
+    ``missed`` is what was read here although it was not captured.  ``written``: where the file shows the filesystem
+    after its journal was replayed, what the replay wrote; that need not have been captured.
     """
 
     path: Path
@@ -57,7 +54,7 @@ class View:
     sector_bytes: int
     used: Extents
     interrupt: Callable[[], None]
-    replayed: bool = False
+    written: Extents = field(default_factory=Extents)
     missed: list[Missing] = field(default_factory=list)
 
     def read(self, offset: int, length: int, what: str) -> bytes:
@@ -98,17 +95,5 @@ class View:
 
     def missing_of(self, area: Area) -> Missing | None:
         """What of an area was not captured; what a damaged filesystem names beyond the partition never could be."""
-        unused = self.not_written(not_in(self.used, area.extents.clip(Extent(0, self.size_bytes))))
+        unused = not_in(self.written, not_in(self.used, area.extents.clip(Extent(0, self.size_bytes))))
         return Missing(area.what, unused) if unused else None
-
-    def not_written(self, unused: Extents) -> Extents:
-        """Unused bytes without those that a replay wrote: the others read as zeros."""
-        if not self.replayed or not unused:
-            return unused
-        return Extents(
-            (at, length)
-            for extent in unused
-            for at in range(extent.offset, extent.end, _BLOCK)
-            for length in [min(_BLOCK, extent.end - at)]
-            if not any(b"".join(self._pieces(Extent(at, length))))
-        )
