@@ -103,16 +103,6 @@ def test_what_is_read_and_was_not_captured_is_missed(tmp_path: Path) -> None:
     assert view.missing_of(Area("anything", Extents([(0, 512)]))) is None
 
 
-def test_what_a_replay_wrote_need_not_have_been_captured(tmp_path: Path) -> None:
-    content = bytes(8 * KIB) + b"\x01" * 4 * KIB + bytes(4 * KIB)
-    view = view_of(tmp_path / "view", "ext4", content, Extents([(0, 4 * KIB)]))
-    everything = Area("all", Extents([(0, 16 * KIB)]))
-    view.replayed = True
-    missing = view.missing_of(everything)
-    assert missing is not None
-    assert [tuple(extent) for extent in missing.extents] == [(4 * KIB, 4 * KIB), (12 * KIB, 4 * KIB)]
-
-
 @given(st.binary(max_size=64), st.integers(1, 512))
 def test_set_bits_are_told_in_runs(bits: bytes, unit: int) -> None:
     count = len(bits) * 8
