@@ -35,6 +35,13 @@ BreakMembers = Annotated[
 Differential = Annotated[
     bool, typer.Option("--differential", help="Read the target first and write only what it does not hold already.")
 ]
+NoBootEntry = Annotated[bool, typer.Option("--no-boot-entry", help="Leave the firmware's list of what to start alone.")]
+FallbackLoader = Annotated[
+    bool,
+    typer.Option(
+        "--fallback-loader", help="Add a loader to its EFI partition where every firmware looks, if none is there."
+    ),
+]
 Audit = Annotated[
     bool, typer.Option("--audit", help="Look whether all that the filesystems need is in the image (needs root).")
 ]
@@ -124,9 +131,13 @@ def restore_command(
     partial_: Annotated[bool, typer.Option("--partial", help="Write zeros where the repository is damaged.")] = False,
     differential: Differential = False,
     break_members: BreakMembers = False,
+    no_boot_entry: NoBootEntry = False,
+    fallback_loader: FallbackLoader = False,
 ) -> None:
     """Write a captured disk, or one partition of it, onto TARGET, which is overwritten."""
     common: Common = context.obj.merged(repo, password_file, no_password, json)
+    if partition is not None and fallback_loader:
+        raise UsageError("--fallback-loader goes with a whole disk", "Leave it out, or restore the whole disk.")
     request = RestoreRequest(
         snapshot=snapshot,
         target=target,
@@ -137,6 +148,8 @@ def restore_command(
         partial=partial_,
         differential=differential,
         break_members=break_members,
+        boot_entry=not no_boot_entry,
+        fallback_loader=fallback_loader,
         confirmed=yes,
         dry_run=dry_run,
     )
@@ -154,6 +167,8 @@ def clone_command(
     no_verify: NoVerify = False,
     differential: Differential = False,
     break_members: BreakMembers = False,
+    no_boot_entry: NoBootEntry = False,
+    fallback_loader: FallbackLoader = False,
 ) -> None:
     """Copy a disk onto another, used parts only, without a repository."""
     request = CloneRequest(
@@ -162,6 +177,8 @@ def clone_command(
         verify=not no_verify,
         differential=differential,
         break_members=break_members,
+        boot_entry=not no_boot_entry,
+        fallback_loader=fallback_loader,
         confirmed=yes,
         dry_run=dry_run,
     )

@@ -30,12 +30,14 @@ from recovery.cli.report import (
 )
 from recovery.cli.repository import open_image
 from recovery.errors import Cancelled, DeviceError, ExitCode, RecoveryError, Refused, RepositoryDamaged
+from recovery.image.boot import BootPlan, BootResult, plan_boot, settle_boot
 from recovery.image.capture import CaptureOptions, capture
 from recovery.image.capture_plan import Choice, check_clock, check_space, plan_capture
 from recovery.image.clone import clone
 from recovery.image.layout import CHUNK_BYTES
 from recovery.image.machine import this_machine
-from recovery.image.restore import restore
+from recovery.image.manifest import ImageDisk, Machine
+from recovery.image.restore import RestoreResult, restore
 from recovery.image.restore_plan import RestorePlan, plan_clone, plan_restore
 from recovery.image.verify import verify
 from recovery.image.view import SystemImage
@@ -94,6 +96,8 @@ class RestoreRequest:
     partial: bool = False
     differential: bool = False
     break_members: bool = False
+    boot_entry: bool = True
+    fallback_loader: bool = False
     confirmed: bool = False
     dry_run: bool = False
 
@@ -114,6 +118,8 @@ class CloneRequest:
     verify: bool = True
     differential: bool = False
     break_members: bool = False
+    boot_entry: bool = True
+    fallback_loader: bool = False
     confirmed: bool = False
     dry_run: bool = False
 
@@ -219,7 +225,8 @@ def _audit_new(repository: Repository, snapshot: str, progress: Progress) -> Aud
 def restore_disk(request: RestoreRequest, repository: Repository, output: Output, progress: Progress) -> ExitCode:
     """Plan, show it, have it confirmed, and restore."""
     with _shared_lock(repository, output) as settle:
-        image = open_image(repository, request.snapshot, output).disk(request.disk)
+        whole = open_image(repository, request.snapshot, output)
+        image = whole.disk(request.disk)
         plan = plan_restore(
             image,
             request.target,
@@ -236,8 +243,9 @@ def restore_disk(request: RestoreRequest, repository: Repository, output: Output
                 f"{request.target} is untouched",
                 "'recovery verify' says what is hit; --partial writes the rest and zeros there.",
             )
-        show_restore_plan(output, plan, image.record)
-        output.event("plan", **restore_plan_document(plan))
+        boot = _plan_boot(request, whole.manifest.machine, image.record, plan)
+        show_restore_plan(output, plan, image.record, boot)
+        output.event("plan", **restore_plan_document(plan, boot))
         if request.dry_run:
             return ExitCode.DONE
         _confirm(output, plan, progress, request.confirmed)
@@ -251,9 +259,8 @@ def restore_disk(request: RestoreRequest, repository: Repository, output: Output
                 partial=request.partial,
                 differential=request.differential,
             )
-    output.event("summary", **restore_document(result))
-    tell_restore(output, plan, result)
-    return ExitCode.DONE if result.complete else ExitCode.INCOMPLETE
+            settled = settle_boot(boot)
+    return _tell_restored(output, plan, result, settled)
 
 
 def clone_disk(request: CloneRequest, output: Output, progress: Progress) -> ExitCode:
@@ -262,16 +269,34 @@ def clone_disk(request: CloneRequest, output: Output, progress: Progress) -> Exi
         with output.work(progress):
             planned = plan_capture([request.source], None, progress, held).disks[0]
             plan = plan_clone(planned, request.target, accept_breaks=request.break_members)
-        show_restore_plan(output, plan, planned.record)
-        output.event("plan", **restore_plan_document(plan))
+        boot = _plan_boot(request, this_machine(), planned.record, plan)
+        show_restore_plan(output, plan, planned.record, boot)
+        output.event("plan", **restore_plan_document(plan, boot))
         if request.dry_run:
             return ExitCode.DONE
         _confirm(output, plan, progress, request.confirmed)
         with output.work(progress):
             result = clone(planned, plan, progress, verify=request.verify, differential=request.differential)
-    output.event("summary", **restore_document(result))
+            settled = settle_boot(boot)
+    return _tell_restored(output, plan, result, settled)
+
+
+def _plan_boot(
+    request: RestoreRequest | CloneRequest, machine: Machine, record: ImageDisk, plan: RestorePlan
+) -> BootPlan:
+    if plan.partition is not None:
+        return BootPlan(plan.target)
+    return plan_boot(machine, record, plan.target, write_entries=request.boot_entry, fallback=request.fallback_loader)
+
+
+def _tell_restored(output: Output, plan: RestorePlan, result: RestoreResult, settled: BootResult) -> ExitCode:
+    output.event("summary", **restore_document(result, settled))
     tell_restore(output, plan, result)
-    return ExitCode.DONE if result.complete else ExitCode.INCOMPLETE
+    for sentence in settled.sentences:
+        output.say(sentence)
+    for finding in settled.findings:
+        output.warn(finding)
+    return ExitCode.DONE if result.complete and not settled.findings else ExitCode.INCOMPLETE
 
 
 def verify_image(request: VerifyRequest, repository: Repository, output: Output, progress: Progress) -> ExitCode:

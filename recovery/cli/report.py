@@ -9,6 +9,7 @@ from rich.table import Table
 
 from recovery.cli.output import Output
 from recovery.extent import Extent, Extents
+from recovery.image.boot import BootPlan, BootResult
 from recovery.image.capture import CaptureResult
 from recovery.image.capture_plan import CapturePlan
 from recovery.image.manifest import ImageDisk, ImagePartition
@@ -125,7 +126,7 @@ def _partition_at(disk: ImageDisk, area: Extent) -> str:
 # -- restore and clone
 
 
-def show_restore_plan(output: Output, plan: RestorePlan, record: ImageDisk) -> None:
+def show_restore_plan(output: Output, plan: RestorePlan, record: ImageDisk, boot: BootPlan) -> None:
     """What the target is and holds now, beside what it will become."""
     target = plan.target
     if target.disk is None:
@@ -158,12 +159,14 @@ def show_restore_plan(output: Output, plan: RestorePlan, record: ImageDisk) -> N
         output.say(f"  {plan.partition.number} of {record.name}: {format_bytes(plan.source.length)}, {what}")
     for broken in plan.breaks:
         output.say(f"  BREAKS MORE: {broken}")
-    for finding in plan.findings:
+    for finding in (*plan.findings, *boot.sentences):
         output.say(f"  {finding}")
+    if boot.fallback:
+        output.say("  A loader is added to its EFI system partition where every firmware looks, if none is there.")
     output.say(f"{format_bytes(plan.layout.written.total_bytes)} will be written.")
 
 
-def restore_plan_document(plan: RestorePlan) -> dict[str, Any]:
+def restore_plan_document(plan: RestorePlan, boot: BootPlan) -> dict[str, Any]:
     """The plan of a restore or clone."""
     return {
         "target": str(plan.target.path),
@@ -176,10 +179,12 @@ def restore_plan_document(plan: RestorePlan) -> dict[str, Any]:
         "unused_bytes": plan.layout.unused.total_bytes,
         "breaks": list(plan.breaks),
         "findings": list(plan.findings),
+        "boot_entries": [{"label": entry.label, "loader": entry.loader} for entry in boot.entries],
+        "boot": list(boot.sentences),
     }
 
 
-def restore_document(result: RestoreResult) -> dict[str, Any]:
+def restore_document(result: RestoreResult, boot: BootResult) -> dict[str, Any]:
     """The summary of a restore or clone."""
     return {
         "state": result.state.name.lower(),
@@ -191,6 +196,7 @@ def restore_document(result: RestoreResult) -> dict[str, Any]:
         "verified": result.verified,
         "complete": result.complete,
         "stale_table": result.stale_table,
+        "boot": boot,
     }
 
 

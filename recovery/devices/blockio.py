@@ -58,6 +58,19 @@ def size_of(file: int) -> int:
     return status.st_size
 
 
+def forget_partitions(file: int) -> bool:
+    """Have the kernel read the table of an open disk anew, and with it forget what it cached of partitions.
+
+    Whether it goes by the table that is there now.
+    """
+    try:
+        fcntl.ioctl(file, _BLKRRPART, 0)
+    except OSError as error:
+        log.info("the kernel did not read the new table: %s", error.strerror)
+        return error.errno == errno.EINVAL  # a device that has no partitions, as a plain loop device
+    return True
+
+
 class _Device:
     """An open disk, for the time of a ``with`` block."""
 
@@ -334,14 +347,7 @@ class TargetWriter(_Device):
 
     def reread_table(self) -> bool:
         """Have the kernel read the partition table anew; whether it goes by the new one (for a file there is none)."""
-        if not self.is_block:
-            return True
-        try:
-            fcntl.ioctl(self._file, _BLKRRPART, 0)
-        except OSError as error:
-            log.info("the kernel did not read the new table of %s: %s", self.path, error.strerror)
-            return error.errno == errno.EINVAL  # a device that has no partitions, as a plain loop device
-        return True
+        return forget_partitions(self._file) if self.is_block else True
 
     def reader(self, sector_bytes: int, interrupt: Callable[[], None] | None = None) -> SourceReader:
         """A reader of what was written, while the target is still held."""

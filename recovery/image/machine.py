@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 from recovery.command import find_program, run
+from recovery.devices.efi import is_uefi
 from recovery.image.manifest import Machine
 
 _DMI = Path("/sys/class/dmi/id")
@@ -33,7 +34,7 @@ _PLACEHOLDERS = frozenset(
 
 def this_machine() -> Machine:
     """The machine that runs this program; what it does not tell stays empty."""
-    uefi = _EFI.is_dir()
+    uefi = is_uefi()
     return Machine(
         hostname=socket.gethostname(),
         vendor=_dmi("sys_vendor"),
