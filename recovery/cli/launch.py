@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from recovery.cli import failures
 from recovery.cli.output import Output, Work
 from recovery.cli.screen import Screen
+from recovery.devices.power import kept_awake, on_battery
 from recovery.errors import DeviceError, ExitCode
 from recovery.inventory import shown
 from recovery.jobs.running import RunningJob
@@ -26,9 +27,14 @@ Operation = Callable[[Output, Progress], ExitCode]
 
 
 def launch(kind: str, what: str, operation: Operation, output: Output, *, foreground: bool = False) -> int:
-    """Do ``operation`` as a job and show it until it ends; its exit code."""
-    if foreground or os.environ.get(FOREGROUND_VARIABLE):
+    """Do ``operation`` as a job and show it until it ends; its exit code.
+
+    ``foreground``: it is over soon, and needs no job.
+    """
+    if foreground:
         return operation(output, Progress())
+    if os.environ.get(FOREGROUND_VARIABLE):
+        return _attended(f"{kind} {what}", operation, output, Progress())
     width = Console().width
     can_ask = output.can_ask
 
@@ -46,16 +52,26 @@ def launch(kind: str, what: str, operation: Operation, output: Output, *, foregr
         if watcher is not None:
             with watcher:
                 return screen.show(watcher)
-    return operation(output, Progress())
+    return _attended(f"{kind} {what}", operation, output, Progress())
 
 
 def in_job(job: RunningJob, operation: Operation, *, can_ask: bool, width: int) -> int:
     """In the job's process: do the operation; the exit code."""
     output = RecordedOutput(job, can_ask, width)
     try:
-        return operation(output, job.progress)
+        return _attended(job.what, operation, output, job.progress)
     except Exception as error:  # noqa: BLE001 - the last place that can tell a person
         return failures.tell(error, output)
+
+
+def _attended(what: str, operation: Operation, output: Output, progress: Progress) -> ExitCode:
+    """Do it while the machine is kept awake."""
+    battery = on_battery()
+    if battery is not None:
+        level = f" ({battery})" if battery else ""
+        output.warn(f"this machine runs on battery{level}: connect it to power before it is empty")
+    with kept_awake(what):
+        return operation(output, progress)
 
 
 class RecordedOutput(Output):

@@ -33,6 +33,7 @@ class RunningJob:
     def __init__(self, folder: NewFolder) -> None:
         self.progress = Progress()
         self.id = folder.record.id
+        self.what = f"{folder.record.kind} {folder.record.what}"
         self._path = folder.path
         self._listener = folder.control
         self._events = EventWriter(folder.events)
