@@ -75,7 +75,7 @@ def capture_command(
     no_verify: NoVerify = False,
     no_space_check: Annotated[bool, typer.Option("--no-space-check", help="Start although it may not fit.")] = False,
     no_clock_check: Annotated[
-        bool, typer.Option("--no-clock-check", help="Start although snapshots are newer than the clock says.")
+        bool, typer.Option("--no-clock-check", help="Start although the clock is behind the newest snapshot.")
     ] = False,
     audit: Audit = False,
     dry_run: DryRun = False,

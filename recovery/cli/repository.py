@@ -10,6 +10,7 @@ from rich.table import Table
 
 from recovery.cli.options import Common
 from recovery.cli.output import Output
+from recovery.image.capture_plan import check_build_date
 from recovery.image.manifest import TAG, TAG_INCOMPLETE, ImageDisk, Manifest
 from recovery.image.view import SystemImage
 from recovery.inventory import shown
@@ -32,12 +33,17 @@ def init(
     password_file: Common.PasswordFile = None,
     no_password: Common.NoPassword = False,
     json: Common.Json = False,
+    no_clock_check: Annotated[
+        bool, typer.Option("--no-clock-check", help="Do it although the clock is before this system's date.")
+    ] = False,
     format_version: Annotated[int, typer.Option(help="restic's repository format, 1 or 2.", min=1, max=2)] = 2,
 ) -> None:
     """Make a repository: a folder in restic's format, encrypted with the password."""
     common: Common = context.obj.merged(repo, password_file, no_password, json)
     output = Output(common.json)
     folder = common.folder()
+    if not no_clock_check:
+        check_build_date()
     made = Repository.init(folder, common.password(twice=True), version=format_version)
     output.event("initialized", id=made.config.id, repository=str(folder))
     output.say(f"Made the repository {folder}.")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from recovery.devices.blockio import SourceGuard
 from recovery.devices.disk import Disk, disk_for
+from recovery.devices.live import live_system
 from recovery.devices.probe import probe
 from recovery.devices.safety import source_problems
 from recovery.devices.source_process import SharedBuffers, SourceProcess
@@ -135,11 +136,22 @@ def plan_capture(
     return replace(plan, predicted_bytes=predicted, free_bytes=repository.store.free_bytes())
 
 
+def check_build_date() -> None:
+    """Raise Refused when this machine's clock is before the date of the live system that runs on it."""
+    live, now = live_system(), datetime.now(UTC)
+    if live is not None and now + _CLOCK_TOLERANCE < live.built:
+        raise Refused(
+            f"by this machine's clock it is {now:%Y-%m-%d %H:%M %Z}, and this system is of {live.built:%Y-%m-%d}",
+            "Set the clock: 'date -s \"2030-12-31 23:59\"'; or say --no-clock-check.",
+        )
+
+
 def check_clock(repository: Repository) -> None:
-    """Raise Refused when this machine's clock is behind the newest snapshot.
+    """Raise Refused when this machine's clock is behind the newest snapshot, or before the live system was built.
 
     ``latest`` and every rule of what to keep go by the time of snapshots.  Clocks of rescued machines are often wrong.
     """
+    check_build_date()
     snapshots, _ = repository.snapshots()
     now = datetime.now(UTC)
     newest = snapshots[-1] if snapshots else None

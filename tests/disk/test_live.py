@@ -203,3 +203,13 @@ def test_outside_of_the_live_system_nothing_is_protected(tmp_path: Path) -> None
             assert run("blockdev", "--getro", device).strip() == "1"
         finally:
             run("blockdev", "--setrw", device)
+
+
+def test_a_clock_before_the_systems_own_date_asks_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    live(tmp_path, monkeypatch, built=4_000_000_000)  # in the year 2096
+    image, repository = noise(tmp_path / "disk.img", MIB), tmp_path / "repository"
+    for words in (("init",), ("capture", image)):
+        if words == ("capture", image):
+            recovery("init", "--no-clock-check", repository=repository)
+        assert "this system is of 2096-10-02" in refused(*words, repository=repository)
+    recovery("capture", image, "--no-clock-check", repository=repository)
