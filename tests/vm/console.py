@@ -65,8 +65,9 @@ class Console:
                     self._read = match.end()
                     return match
                 left = ends - time.monotonic()
-                if left <= 0 or self._ended or until():
-                    why = "the machine ended" if self._ended else f"not within {seconds:.0f} s"
+                panic = self._text.find("Kernel panic - ", self._read) >= 0
+                if left <= 0 or self._ended or panic or until():
+                    why = "the machine ended" if self._ended else "panic" if panic else f"not within {seconds:.0f} s"
                     raise Silence(f"{why}: {pattern!r}; the last that was shown:\n{self._text[-3000:]}")
                 self._arrived.wait(min(left, 1.0))
 
@@ -81,7 +82,7 @@ class Console:
     def log_in(self, seconds: float) -> None:
         """Wait for root's prompt and make the line fit for :meth:`run`."""
         self.wait_for(PROMPT, seconds)
-        self.send_line("stty cols 500 rows 50 -echo; bind 'set enable-bracketed-paste off'; dmesg -n 1")
+        self.send_line("stty cols 200 rows 50 -echo; bind 'set enable-bracketed-paste off'; dmesg -n 1")
         self.run("true", 60)
 
     def run(self, command: str, seconds: float = 120, status: int | None = 0) -> Said:

@@ -46,45 +46,51 @@ class Outcome:
 
 
 def cycle(plan: Cycle, folder: Path) -> Outcome:
-    """Go through it; raises AssertionError where anything is not as it must be.  ``folder`` is emptied at the end."""
-    victim = VICTIMS[plan.victim]
+    """Go through it; raises AssertionError where anything is not as it must be.  Disks in ``folder`` are removed."""
     folder.mkdir(parents=True, exist_ok=True)
     source = copied(made(plan.victim), folder / "source.img")
-    flash = None if plan.firmware is Firmware.BIOS else variables(plan.firmware, source, folder / "source.variables")
-    synced: dict[str, str] = {}
-    before = expected(plan.victim) if not plan.crashed else None
-    if plan.crashed:
-        synced = crash(victim, source, plan.firmware, flash, folder / "crash")
     backup = Disk(backup_disk(folder / "backup.img"), Bus.USB, BACKUP)
+    before, synced = captured(plan, source, backup, folder)
+    size = source.stat().st_size
+    source.unlink()
+    after = restored(plan, size, backup, folder)
+    backup.path.unlink()
+    return Outcome(before, after, synced)
 
+
+def captured(plan: Cycle, source: Path, backup: Disk, folder: Path) -> tuple[Witness, dict[str, str]]:
+    """Capture a victim in its machine: what it sees of itself, and what it had synced when it crashed."""
+    victim = VICTIMS[plan.victim]
+    flash = None if plan.firmware is Firmware.BIOS else variables(plan.firmware, source, folder / "source.variables")
+    synced = crash(victim, source, plan.firmware, flash, folder / "crash") if plan.crashed else {}
     was = sha256(source)
-    machine = Machine(
-        plan.firmware, (Disk(source, plan.source, "VICTIM"), backup), flash, IMAGE, plan.medium, processors=2
-    )
+    disks = (Disk(source, plan.source, "VICTIM"), backup)
+    machine = Machine(plan.firmware, disks, flash, IMAGE, plan.medium)
     with live(machine, folder / "capture") as there:
         capture(there)
         there.power_off()
     assert sha256(source) == was, "something was written to the captured disk"
-    if before is None:
-        before = boot(victim, Disk(source, plan.source), plan.firmware, flash, folder / "crashed")
-    size = source.stat().st_size + plan.more_mib * MIB
-    source.unlink()
+    if plan.crashed:
+        return boot(victim, Disk(source, plan.source), plan.firmware, flash, folder / "crashed"), synced
+    return expected(plan.victim), {}
 
-    target = blank(folder / "target.img", size)
-    flash = None if flash is None else fresh_variables(plan.firmware, folder / "target.variables")
-    machine = Machine(
-        plan.firmware, (Disk(target, plan.target, "BLANK"), backup), flash, IMAGE, plan.medium, processors=2
-    )
+
+def restored(plan: Cycle, size_bytes: int, backup: Disk, folder: Path) -> Witness:
+    """Restore onto a blank disk in a machine that knows nothing, and boot from that alone: what the system sees."""
+    target = blank(folder / "target.img", size_bytes + plan.more_mib * MIB)
+    uefi = plan.firmware is not Firmware.BIOS
+    flash = fresh_variables(plan.firmware, folder / "target.variables") if uefi else None
+    disks = (Disk(target, plan.target, "BLANK"), backup)
+    machine = Machine(plan.firmware, disks, flash, IMAGE, plan.medium)
     with live(machine, folder / "restore") as there:
         there.open_backup()
         there.restore(there.device("BLANK"))
         there.power_off()
     if flash is not None:
         assert "debian" in boot_entries(flash).values(), "the restore wrote no EFI entry"
-    after = boot(victim, Disk(target, plan.target), plan.firmware, flash, folder / "after")
-    for image in (target, backup.path):
-        image.unlink()
-    return Outcome(before, after, synced)
+    seen = boot(VICTIMS[plan.victim], Disk(target, plan.target), plan.firmware, flash, folder / "after")
+    target.unlink()
+    return seen
 
 
 def check(outcome: Outcome) -> None:
