@@ -29,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def disks(context: typer.Context, paths: Paths = None, json: Common.Json = False) -> None:
-    """Show the disks of this machine, their partitions, and what is on them."""
+    """Show the disks of this machine.  Their partitions, too, and what is on them."""
     output = Output(context.obj.merged(json=json).json)
     reports = survey(paths or ())
     if output.json:
@@ -57,7 +57,7 @@ def destination_command(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask, also if it was not closed cleanly.")] = False,
     json: Common.Json = False,
 ) -> None:
-    """Mount a filesystem as the place for a repository; its disk may be written from then on."""
+    """Mount a place for a repository.  The disk of that filesystem may be written until it is unmounted."""
     output = Output(context.obj.merged(json=json).json)
     if unmount_:
         _unmount(output, partition)
@@ -73,12 +73,12 @@ def destination_command(
 
 
 def protect_command(context: typer.Context, disk: DiskPath, json: Common.Json = False) -> None:
-    """Have the kernel refuse every write to a disk; the live system does so with every disk that appears."""
+    """Have every write to a disk refused.  The live system does so with each disk that appears."""
     _set_protection(context, disk, json, on=True)
 
 
 def unprotect_command(context: typer.Context, disk: DiskPath, json: Common.Json = False) -> None:
-    """Let any program write to a disk that the live system protects: to repair it, to make filesystems on it.
+    """Let programs write to a protected disk.  To repair it, or to make filesystems on it.
 
     A restore does that by itself, and only for its confirmed target.
     """

@@ -134,7 +134,7 @@ def restore_command(
     no_boot_entry: NoBootEntry = False,
     fallback_loader: FallbackLoader = False,
 ) -> None:
-    """Write a captured disk, or one partition of it, onto TARGET, which is overwritten."""
+    """Write a captured disk back.  The whole, or one partition of it, onto TARGET, which is overwritten."""
     common: Common = context.obj.merged(repo, password_file, no_password, json)
     if partition is not None and fallback_loader:
         raise UsageError("--fallback-loader goes with a whole disk", "Leave it out, or restore the whole disk.")
@@ -170,7 +170,7 @@ def clone_command(
     no_boot_entry: NoBootEntry = False,
     fallback_loader: FallbackLoader = False,
 ) -> None:
-    """Copy a disk onto another, used parts only, without a repository."""
+    """Copy a disk onto another.  Used parts only, without a repository."""
     request = CloneRequest(
         source=source,
         target=target,
@@ -195,7 +195,7 @@ def verify_command(
     json: Common.Json = False,
     audit: Audit = False,
 ) -> None:
-    """Check that a system image can be restored: hash its packs, open and hash its blobs."""
+    """Check that an image can be restored.  Its packs are hashed, its blobs opened and hashed."""
     common: Common = context.obj.merged(repo, password_file, no_password, json)
     request = VerifyRequest(snapshot, audit)
     repository = common.open()

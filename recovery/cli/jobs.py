@@ -53,7 +53,7 @@ class JobLine(msgspec.Struct, frozen=True):
 
 
 def jobs_command(context: typer.Context, json: Common.Json = False) -> None:
-    """List the operations that run, and those that ended since the system was started."""
+    """List the operations that run.  And those that ended since the system was started."""
     output = Output(context.obj.merged(json=json).json)
     found = [(job, status_of(job)) for job in list_jobs()]
     if output.json:
@@ -72,7 +72,7 @@ def jobs_command(context: typer.Context, json: Common.Json = False) -> None:
 
 
 def attach_command(context: typer.Context, job: JobName = None, json: Common.Json = False) -> None:
-    """Watch a job: what it said so far, then live.  Ctrl-C stops the job, Ctrl-\\ leaves it running."""
+    """Watch a job.  What it said so far, then live.  Ctrl-C stops the job, Ctrl-\\ leaves it running."""
     output = Output(context.obj.merged(json=json).json)
     screen = Screen(output)
     with screen.signals(), attach(find_job(job)) as watcher:
@@ -86,7 +86,7 @@ def cancel_command(
     now: Annotated[bool, typer.Option("--now", help="At once, not at the next safe point.")] = False,
     json: Common.Json = False,
 ) -> None:
-    """Stop a job at its next safe point, wait until it has ended, and say what it said of it."""
+    """Stop a job at its next safe point.  Waits until it has ended, and says what it said of it."""
     output = Output(context.obj.merged(json=json).json)
     found = find_job(job)
     if not found.running:

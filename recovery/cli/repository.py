@@ -38,7 +38,7 @@ def init(
     ] = False,
     format_version: Annotated[int, typer.Option(help="restic's repository format, 1 or 2.", min=1, max=2)] = 2,
 ) -> None:
-    """Make a repository: a folder in restic's format, encrypted with the password."""
+    """Make a repository.  A folder in restic's format, encrypted with the password."""
     common: Common = context.obj.merged(repo, password_file, no_password, json)
     output = Output(common.json)
     folder = common.folder()
@@ -74,7 +74,7 @@ def snapshots(
     no_password: Common.NoPassword = False,
     json: Common.Json = False,
 ) -> None:
-    """List the system images and file snapshots of the repository, oldest first."""
+    """List what a repository holds.  System images and file snapshots, oldest first."""
     common: Common = context.obj.merged(repo, password_file, no_password, json)
     output = Output(common.json)
     found, problems = common.open().snapshots()
@@ -130,7 +130,7 @@ def show(
     no_password: Common.NoPassword = False,
     json: Common.Json = False,
 ) -> None:
-    """Show one system image: its machine, its disks, and what of them was captured."""
+    """Show one system image.  Its machine, its disks, and what of them was captured."""
     common: Common = context.obj.merged(repo, password_file, no_password, json)
     output = Output(common.json)
     image = open_image(common.open(), snapshot, output)
