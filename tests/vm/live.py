@@ -52,10 +52,15 @@ class Live:
         told: list[dict[str, Any]] = json.loads(self.run("recovery disks --json 2>/dev/null").text)
         return told
 
-    def open_backup(self, *, make: bool = False) -> None:
-        """Mount the disk with the repository; ``make`` one."""
+    def open_backup(self, *, make: bool = False, unclean: bool = False) -> None:
+        """Mount the disk with the repository; ``make`` one; confirm it where it was not closed (``unclean``)."""
         self.run(f"export RESTIC_PASSWORD='{PASSWORD}' RESTIC_REPOSITORY={REPOSITORY} COLUMNS=200")
-        self.run(f"recovery destination {partition_of(self.device(BACKUP), 1)}")
+        partition = partition_of(self.device(BACKUP), 1)
+        if unclean:
+            name = partition.removeprefix("/dev/")
+            self.answer(f"recovery destination {partition}", f"Type {name} to mount it", name)
+        else:
+            self.run(f"recovery destination {partition}")
         if make:
             self.run("recovery init")
 

@@ -90,6 +90,8 @@ class Machine:
     image: Path | None = None
     """The bootable image; when there, it is started first, else what the firmware finds."""
     medium: Medium = Medium.CD
+    kernel: tuple[Path, Path, str] | None = None
+    """Kernel, initrd and command line, as a network's boot loader would load them."""
     memory_mib: int = 1024
     processors: int = 2
     network: bool = False
@@ -217,6 +219,9 @@ def command_line(machine: Machine, folder: Path, control: int) -> list[str]:
     words += ["-device", "pcie-root-port,id=hot,chassis=1", "-boot", "menu=off,strict=off"]
     words += ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"] if machine.network else []
     words += _firmware(machine)
+    if machine.kernel is not None:
+        kernel, initrd, arguments = machine.kernel
+        words += ["-kernel", str(kernel), "-initrd", str(initrd), "-append", arguments]
     words += ["-device", "virtio-serial-pci"] if machine.ports else []
     for number, port in enumerate(machine.ports):
         words += ["-chardev", f"file,id=port{number},path={folder / port}.port"]

@@ -136,7 +136,7 @@ def make_luks(disk: Path, scratch: Path) -> None:
     _ext4(disk, boot, scratch / "boot", BOOT_UUID)
     luks = format_luks(disk, secret[0], PASSPHRASE, LUKS_UUID, scratch)
     inside = blank(scratch / "inside.img", secret[1] - luks.payload_offset)
-    root = _logical_volume(inside, 704 * MIB)
+    root = volume_group(inside, (0, inside.stat().st_size), "victim", 704 * MIB)
     _ext4(inside, root, tree, ROOT_UUID)
     encrypt(inside, disk, secret[0] + luks.payload_offset, luks)
 
@@ -242,25 +242,15 @@ def _lvm(device: Path) -> Iterator[list[str]]:
     yield ["--config", config]
 
 
-def _logical_volume(inside: Path, size: int) -> tuple[int, int]:
-    """Make a volume group "victim" with the volume "root" in a file; where in the file the volume lies."""
-    with loop(inside) as device, _lvm(device) as options:
+def volume_group(disk: Path, place: tuple[int, int], name: str, size: int) -> tuple[int, int]:
+    """Make a volume group with a volume "root" on a range of a disk; where on the disk the volume lies."""
+    with loop(disk, offset=place[0], size=place[1]) as device, _lvm(device) as options:
         run("pvcreate", *options, "--yes", device)
-        run("vgcreate", *options, "victim", device)
-        run(
-            "lvcreate",
-            *options,
-            "--yes",
-            "--activate=n",
-            "--zero=n",
-            "--wipesignatures=n",
-            f"--size={size}b",
-            "--name=root",
-            "victim",
-        )
-        start = run("pvs", *options, "--noheadings", "--nosuffix", "--units=b", "--options=pe_start", device)
-        extents = run(
-            "lvs", *options, "--noheadings", "--options=seg_start_pe,seg_count,devices", "--segments", "victim"
-        ).split()
-    assert extents[2].endswith("(0)"), f"the volume does not begin at the first extent: {extents}"
-    return int(start.strip()), size
+        run("vgcreate", *options, name, device)
+        made = ("--yes", "--activate=n", "--zero=n", "--wipesignatures=n", f"--size={size}b", "--name=root", name)
+        run("lvcreate", *options, *made)
+        told = ("--noheadings", "--nosuffix", "--units=b")
+        start = run("pvs", *options, *told, "--options=pe_start", device)
+        segment = run("lvs", *options, *told, "--segments", "--options=devices", name)
+    assert segment.strip().endswith("(0)"), f"the volume does not begin at the first extent: {segment}"
+    return place[0] + int(start.strip()), size
