@@ -85,15 +85,21 @@ class DiskIdentity(msgspec.Struct, frozen=True):
 def list_disks() -> list[Disk]:
     """The whole disks of this machine, by name; without those of no size, memory disks and unattached loop devices.
 
-    Of device-mapper only multipath and firmware RAID are disks; volumes and opened containers are not.
+    Of device-mapper only multipath and firmware RAID are disks; volumes and opened containers are not, nor is a drive
+    without a disc, nor what our live system runs from where that is a file on its medium.
     """
     context, system = pyudev.Context(), System()
     media = live.carriers(system)
+    own = system.devices_below(Path("/")) if live.live_system() is not None else frozenset()
     found = []
     for device in context.list_devices(subsystem="block", DEVTYPE="disk"):
         if _NOT_DISKS.fullmatch(device.sys_name) or _attribute(device, "hidden") == "1" or device.device_node is None:
             continue
         if device.sys_name.startswith("dm-") and not _attribute(device, "dm/uuid").startswith(("mpath-", "DMRAID-")):
+            continue
+        if device.properties.get("ID_CDROM") and not device.properties.get("ID_CDROM_MEDIA"):
+            continue  # the kernel gives it a size all the same
+        if device.sys_name.startswith("loop") and device.sys_name in own:
             continue
         disk = _from_udev(device, system, media)
         if disk.size_bytes:

@@ -11,6 +11,7 @@ Elsewhere than in the live system there are no such files, and no disk is protec
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -102,7 +103,10 @@ def protect(disk: Protectable) -> bool:
         finally:
             os.close(file)
     except OSError as error:
-        log.warning("%s is not write-protected: %s", disk.path, error.strerror)
+        if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM):
+            log.info("%s is gone", disk.path)
+        else:
+            log.warning("%s is not write-protected: %s", disk.path, error.strerror)
         return False
     _mark("released", disk.name, disk.diskseq).unlink(missing_ok=True)
     return True
