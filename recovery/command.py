@@ -54,6 +54,7 @@ PACKAGES = {
     "fsck.exfat": "exfatprogs",
     "fsck.fat": "dosfstools",
     "ntfsfix": "ntfs-3g",
+    "debugfs": "e2fsprogs",
     "dumpe2fs": "e2fsprogs",
     "mdir": "mtools",
     "mtype": "mtools",

@@ -35,7 +35,14 @@ BreakMembers = Annotated[
 Differential = Annotated[
     bool, typer.Option("--differential", help="Read the target first and write only what it does not hold already.")
 ]
-NoBootEntry = Annotated[bool, typer.Option("--no-boot-entry", help="Leave the firmware's list of what to start alone.")]
+BootEntry = Annotated[
+    bool | None,
+    typer.Option(
+        "--boot-entry/--no-boot-entry",
+        help="Write the image's boot entries to this machine's firmware, and put them first [in the live system: yes].",
+        show_default=False,
+    ),
+]
 FallbackLoader = Annotated[
     bool,
     typer.Option(
@@ -131,7 +138,7 @@ def restore_command(
     partial_: Annotated[bool, typer.Option("--partial", help="Write zeros where the repository is damaged.")] = False,
     differential: Differential = False,
     break_members: BreakMembers = False,
-    no_boot_entry: NoBootEntry = False,
+    boot_entry: BootEntry = None,
     fallback_loader: FallbackLoader = False,
 ) -> None:
     """Write a captured disk back.  The whole, or one partition of it, onto TARGET, which is overwritten."""
@@ -148,7 +155,7 @@ def restore_command(
         partial=partial_,
         differential=differential,
         break_members=break_members,
-        boot_entry=not no_boot_entry,
+        boot_entry=boot_entry,
         fallback_loader=fallback_loader,
         confirmed=yes,
         dry_run=dry_run,
@@ -167,7 +174,7 @@ def clone_command(
     no_verify: NoVerify = False,
     differential: Differential = False,
     break_members: BreakMembers = False,
-    no_boot_entry: NoBootEntry = False,
+    boot_entry: BootEntry = None,
     fallback_loader: FallbackLoader = False,
 ) -> None:
     """Copy a disk onto another.  Used parts only, without a repository."""
@@ -177,7 +184,7 @@ def clone_command(
         verify=not no_verify,
         differential=differential,
         break_members=break_members,
-        boot_entry=not no_boot_entry,
+        boot_entry=boot_entry,
         fallback_loader=fallback_loader,
         confirmed=yes,
         dry_run=dry_run,

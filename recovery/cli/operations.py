@@ -85,7 +85,10 @@ class CaptureRequest:
 
 @dataclass(frozen=True, slots=True)
 class RestoreRequest:
-    """Write a disk of ``snapshot``, or ``partition`` of it, onto ``target``.  ``confirmed``: do not ask."""
+    """Write a disk of ``snapshot``, or ``partition`` of it, onto ``target``.  ``confirmed``: do not ask.
+
+    ``boot_entry``: write to this machine's firmware how the disk is started; None: in our live system only.
+    """
 
     snapshot: str
     target: Path
@@ -96,7 +99,7 @@ class RestoreRequest:
     partial: bool = False
     differential: bool = False
     break_members: bool = False
-    boot_entry: bool = True
+    boot_entry: bool | None = None
     fallback_loader: bool = False
     confirmed: bool = False
     dry_run: bool = False
@@ -111,14 +114,14 @@ class RestoreRequest:
 
 @dataclass(frozen=True, slots=True)
 class CloneRequest:
-    """Write the disk ``source`` onto ``target``.  ``confirmed``: do not ask."""
+    """Write the disk ``source`` onto ``target``.  ``confirmed``, ``boot_entry``: as of a restore."""
 
     source: Path
     target: Path
     verify: bool = True
     differential: bool = False
     break_members: bool = False
-    boot_entry: bool = True
+    boot_entry: bool | None = None
     fallback_loader: bool = False
     confirmed: bool = False
     dry_run: bool = False

@@ -62,7 +62,10 @@ def finding_of(route: str, missing: Missing, partition_offset: int) -> Finding:
 
 @dataclass(frozen=True, slots=True)
 class Readers:
-    """How a kind of filesystem tells what it needs; ``log`` is what only a replay needs."""
+    """How a kind of filesystem tells what it needs; ``log`` is what a replay needs, asked for before there is one.
+
+    Afterwards it would be too late: what the replay read in vain it may have written since.
+    """
 
     allocation: Reader
     files: Reader | None = None
@@ -71,10 +74,10 @@ class Readers:
 
 #: By blkid's name.  Where there is no reader of files, the kernel tells where they lie, if it has a driver.
 READERS = {
-    "ext2": Readers(ext.allocation),
-    "ext3": Readers(ext.allocation),
-    "ext4": Readers(ext.allocation),
-    "xfs": Readers(xfs.allocation),
+    "ext2": Readers(ext.allocation, log=ext.before_replay),
+    "ext3": Readers(ext.allocation, log=ext.before_replay),
+    "ext4": Readers(ext.allocation, log=ext.before_replay),
+    "xfs": Readers(xfs.allocation, log=xfs.before_replay),
     "btrfs": Readers(btrfs.allocation, log=btrfs.logs),
     "vfat": Readers(fat.allocation, fat.files),
     "exfat": Readers(exfat.allocation, exfat.files),

@@ -18,6 +18,7 @@ from recovery.command import run
 from recovery.devices import efi
 from recovery.devices.blockio import forget_partitions
 from recovery.devices.disk import disk_for
+from recovery.devices.live import live_system
 from recovery.devices.protection import released
 from recovery.devices.table import TableEntry
 from recovery.errors import DeviceError, ProgramMissing, RecoveryError, Refused
@@ -65,9 +66,13 @@ class BootResult(msgspec.Struct, frozen=True):
 
 
 def plan_boot(
-    machine: Machine, record: ImageDisk, target: Target, *, write_entries: bool = True, fallback: bool = False
+    machine: Machine, record: ImageDisk, target: Target, *, write_entries: bool | None = None, fallback: bool = False
 ) -> BootPlan:
-    """How ``record``, a disk of ``machine``, will be started once it is on the whole of ``target``."""
+    """How ``record``, a disk of ``machine``, will be started once it is on the whole of ``target``.
+
+    ``write_entries`` to this machine's firmware; None: in our live system only, for elsewhere this may be a machine
+    that starts something else.
+    """
     left_out = {part.number for part in record.partitions if part.method == "left-out"}
     partitions = tuple(
         entry
@@ -89,13 +94,15 @@ def plan_boot(
         if is_disk and efi.is_uefi() and machine.firmware == "bios":
             return _saying(plan, "Its machine was started by BIOS, this one was by UEFI: it may not start here.")
         return plan
-    if not is_disk or not write_entries:
+    if not is_disk or write_entries is False:
         return plan
     if not efi.is_uefi():
-        word = "This machine was not started by UEFI: no boot entry is written for the restored disk."
+        word = "This machine was not started by UEFI: no boot entry is written to its firmware."
         return _saying(plan, word) if entries else plan
     if not entries:
-        return _saying(plan, "The image holds no boot entry for it: the firmware has to find its loader by itself.")
+        return _saying(plan, "The image holds no boot entry for its EFI system partition.")
+    if write_entries is None and live_system() is None:
+        return _saying(plan, "Outside of the live system no boot entry is written (--boot-entry does it).")
     try:
         present = efi.read_boot_list().entries
     except (DeviceError, ProgramMissing) as error:

@@ -163,6 +163,19 @@ def test_an_entry_that_is_there_is_only_put_first(captured: Captured, firmware: 
     assert summary["boot"]["written"] == ["Windows", "debian"]
 
 
+def test_outside_of_the_live_system_the_firmware_is_written_only_when_that_is_asked_for(
+    captured: Captured, firmware: Firmware, tmp_path: Path
+) -> None:
+    (tmp_path / "live/usr/lib/recovery/build.json").unlink()
+    firmware.set(dict(USB), ["0007"])
+    with loop(blank(tmp_path / "target.img", SIZE)) as target:
+        said = recovery("restore", "latest", target, "--yes", repository=captured.repository).said
+        assert "no boot entry is written (--boot-entry does it)" in said
+        assert firmware.state["calls"] == []
+        recovery("restore", "latest", target, "--yes", "--boot-entry", repository=captured.repository)
+    assert firmware.starts()[:2] == [" ".join(WINDOWS), " ".join(DEBIAN)]
+
+
 @pytest.mark.parametrize("why", ["no-boot-entry", "partition", "file", "bios"])
 def test_the_firmware_is_left_alone(why: str, captured: Captured, firmware: Firmware, tmp_path: Path) -> None:
     firmware.set(dict(USB), ["0007"])

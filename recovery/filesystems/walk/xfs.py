@@ -19,6 +19,27 @@ _FREE = re.compile(rb"^ *(\d+) +(\d+) +(\d+)$")
 
 def allocation(view: View) -> Iterator[Area]:
     """The headers of the allocation groups and the log by name; then all that is not free."""
+    yield from before_replay(view)
+    superblock = view.read(0, 512, "the superblock")
+    (block, blocks) = struct.unpack_from(">IQ", superblock, 4)
+    (group_blocks,) = struct.unpack_from(">I", superblock, 84)
+    said = run(
+        ["xfs_db", "-r", "-f", "-c", "freesp -d", view.path], needed_for="auditing XFS", timeout_seconds=_SECONDS,
+        check=False, interrupt=view.interrupt,
+    )  # fmt: skip
+    free = []
+    for line in said.stdout.splitlines():
+        if found := _FREE.match(line):
+            group, start, length = (int(number) for number in found.groups())
+            free.append(((group * group_blocks + start) * block, length * block))
+    yield Area("blocks that it calls allocated", Extents(free).invert(Extent(0, blocks * block)))
+    complaints = [line for line in said.stderr.splitlines() if line.strip()]
+    if not said.ok or complaints or b"pct" not in said.stdout:
+        raise Unreadable(f"xfs_db finds fault: {said.reason if not complaints else complaints[0].decode()}")
+
+
+def before_replay(view: View) -> Iterator[Area]:
+    """The headers of the allocation groups, and the log: where they lie no replay changes."""
     superblock = view.read(0, 512, "the superblock")
     (magic, block, blocks) = struct.unpack_from(">4sIQ", superblock)
     (log_start,) = struct.unpack_from(">Q", superblock, 48)
@@ -34,19 +55,6 @@ def allocation(view: View) -> Iterator[Area]:
         )
     log = (log_start >> log2_group) * group_blocks + (log_start & ((1 << log2_group) - 1))
     yield Area("the log", Extents([(log * block, log_blocks * block)]))
-    said = run(
-        ["xfs_db", "-r", "-f", "-c", "freesp -d", view.path], needed_for="auditing XFS", timeout_seconds=_SECONDS,
-        check=False, interrupt=view.interrupt,
-    )  # fmt: skip
-    free = []
-    for line in said.stdout.splitlines():
-        if found := _FREE.match(line):
-            group, start, length = (int(number) for number in found.groups())
-            free.append(((group * group_blocks + start) * block, length * block))
-    yield Area("blocks that it calls allocated", Extents(free).invert(Extent(0, blocks * block)))
-    complaints = [line for line in said.stderr.splitlines() if line.strip()]
-    if not said.ok or complaints or b"pct" not in said.stdout:
-        raise Unreadable(f"xfs_db finds fault: {said.reason if not complaints else complaints[0].decode()}")
 
 
 def free_list(view: View) -> Extents:
