@@ -16,7 +16,7 @@ SOAK_SEED ?=
 # Set to 1: the image holds firmware that Wi-Fi and disk controllers need and that is not free software.
 FIRMWARE ?=
 
-.PHONY: help setup demo test soak check bench bench-chunk-size image image-repro lock clean
+.PHONY: help setup demo test soak check bench bench-chunk-size image image-repro usb test-vm test-vm-all lock clean
 
 help:
 	@echo "make setup    system packages, .venv with the locked Python packages (as root, or through sudo)"
@@ -27,6 +27,9 @@ help:
 	@echo "make bench    measure against other programs; BENCH_GIB=1 BENCH_RUNS=1 for a quick look (needs root)"
 	@echo "make bench-chunk-size   what the size of a chunk costs, on a system that is upgraded (needs root)"
 	@echo "make image    the bootable image, build/recovery-amd64.iso; FIRMWARE=1 with firmware that is not free (needs root)"
+	@echo "make usb DISK=/dev/sdX   write the image to a stick, after asking, and read it back (needs root)"
+	@echo "make test-vm  a machine is captured with the bootable image, restored and started, in QEMU (needs root)"
+	@echo "make test-vm-all   all such tests, about two hours; goes on where it was stopped (needs root)"
 	@echo "make image-repro   make it twice, in different surroundings, and compare (needs root)"
 	@echo "make lock     write the lock files anew; UPGRADE=1 takes the newest versions"
 	@echo "make clean    remove what was built, and .venv; downloads in .cache stay"
@@ -62,6 +65,19 @@ image:
 image-repro:
 	@PYTHON="$(PYTHON)" .ci/setup image
 	@PYTHON="$$PWD/.venv/bin/python" FIRMWARE="$(FIRMWARE)" image-build/repro
+
+usb: setup
+	@.venv/bin/python image-build/usb $(DISK)
+
+test-vm:
+	@PYTHON="$(PYTHON)" .ci/setup image vm
+	@PYTHON="$$PWD/.venv/bin/python" FIRMWARE="$(FIRMWARE)" image-build/build --if-changed
+	@.venv/bin/python -m pytest tests/vm -m core $(PYTEST_ARGS)
+
+test-vm-all:
+	@PYTHON="$(PYTHON)" .ci/setup image vm
+	@PYTHON="$$PWD/.venv/bin/python" FIRMWARE="$(FIRMWARE)" image-build/build --if-changed
+	@.venv/bin/python -m pytest tests/vm --numprocesses=2 --dist=load $(PYTEST_ARGS)
 
 lock:
 	@.ci/lock
