@@ -34,6 +34,8 @@ _MASKED = (
     "e2scrub_all.timer",
     "e2scrub_reap.service",
     "fstrim.timer",
+    "grub-common.service",  # writes /boot/grub/grubenv, sooner or later than it is looked at
+    "grub-initrd-fallback.service",
     "systemd-pcrphase.service",
     "systemd-pcrphase-sysinit.service",
 )
