@@ -117,6 +117,17 @@ def test_one_extent_that_was_left_out_after_a_power_cut_is_found(
     print(f"figures crashed {kind}: removed {category}, {extent[1]} bytes, found")
 
 
+@pytest.mark.parametrize("number", [0, 20])
+def test_a_block_of_the_log_that_the_replay_writes_again_is_missed(
+    number: int, crashed: tuple[str, Captures, Needed]
+) -> None:
+    """A log without its first block looks empty, one without another looks short: nothing complains of either."""
+    _, made, found = crashed
+    blocks = [(at, 4096) for offset, length in found["log"] for at in range(offset, offset + length, 4096)]
+    result = made.audit_without(blocks[min(number, len(blocks) - 1)])
+    assert "log" in [finding.route for finding in the_partition(result).findings]
+
+
 def test_all_that_a_filesystem_begins_with_left_out_is_found(captures: tuple[str, Captures, Needed]) -> None:
     """Its superblock or boot sector among it: nothing can be read then."""
     kind, made, _ = captures

@@ -53,8 +53,9 @@ def before_replay(view: View) -> Iterator[Area]:
             f"the headers of allocation group {group}",
             Extents([(group * group_blocks * block, max(4 * sector, block))]),
         )
-    log = (log_start >> log2_group) * group_blocks + (log_start & ((1 << log2_group) - 1))
-    yield Area("the log", Extents([(log * block, log_blocks * block)]))
+    if log_start:  # or it is on another device
+        log = (log_start >> log2_group) * group_blocks + (log_start & ((1 << log2_group) - 1))
+        yield Area("the log", Extents([(log * block, log_blocks * block)]))
 
 
 def free_list(view: View) -> Extents:
