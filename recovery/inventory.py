@@ -93,6 +93,8 @@ def survey_disk(disk: Disk) -> DiskReport:
         if entry.role != "extended" and entry.offset < disk.size_bytes:
             seen = _probe(disk, Extent(entry.offset, min(entry.end, disk.size_bytes) - entry.offset), findings)
         partitions.append(PartitionReport(entry, seen))
+    if disk.boot_medium and table is not None:  # made for discs and sticks alike: as a disc it has other sectors
+        findings = [finding for finding in findings if finding not in table.findings]
     return DiskReport(disk, table, content, tuple(partitions), tuple(dict.fromkeys(findings)))
 
 

@@ -30,6 +30,10 @@ _BARE = re.compile(r"/(\\.*?\.efi)(?![\w\\.-]*\\)(.*)", re.IGNORECASE | re.DOTAL
 _START = re.compile(r"\s(?=(?:PciRoot|ACPI|Acpi|HD|VenHw|Fv|BBS|MAC|Uri|USB|RC\b)[\w]*\()")
 
 
+#: Firmware may take many seconds for one variable.
+_SECONDS = 300
+
+
 class BootEntry(msgspec.Struct, frozen=True):
     """One entry that starts a file on a GPT partition.
 
@@ -115,7 +119,7 @@ def _data(text: str) -> bytes | None:
 
 def read_boot_list() -> BootList:
     """The firmware's list as it is now.  Raises ProgramMissing, DeviceError."""
-    listed = run(["efibootmgr", "-v"], needed_for="reading the firmware's boot entries")
+    listed = run(["efibootmgr", "-v"], needed_for="reading the firmware's boot entries", timeout_seconds=_SECONDS)
     return parse_boot_list(listed.stdout.decode(errors="backslashreplace").splitlines())
 
 
@@ -140,7 +144,7 @@ def write_first(disk: Path, wanted: Sequence[BootEntry]) -> BootList:
     now = read_boot_list()
     for entry in wanted:
         if not any(entry.starts_the_same(other) and other.active for other in now.entries):
-            run(creating(disk, entry), needed_for=needed_for, input=entry.data or None)
+            run(creating(disk, entry), needed_for=needed_for, input=entry.data or None, timeout_seconds=_SECONDS)
     now = read_boot_list()
     first = [
         next((other.number for other in now.in_order() if other.active and other.starts_the_same(entry)), None)
@@ -148,6 +152,6 @@ def write_first(disk: Path, wanted: Sequence[BootEntry]) -> BootList:
     ]
     order = list(dict.fromkeys([*(number for number in first if number is not None), *now.order]))
     if tuple(order) != now.order:
-        run(ordering(order), needed_for=needed_for)
+        run(ordering(order), needed_for=needed_for, timeout_seconds=_SECONDS)
         now = read_boot_list()
     return now

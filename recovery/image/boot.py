@@ -107,11 +107,12 @@ def plan_boot(
         present = efi.read_boot_list().entries
     except (DeviceError, ProgramMissing) as error:
         return _saying(plan, f"No boot entry can be written: {error.message}.", entries=entries)
-    words = []
+    words: list[str] = []
     for entry in entries:
         there = any(entry.starts_the_same(other) and other.active for other in present)
-        done = "is there, and will be put first" if there else "will be written, and put first"
-        words.append(f'The boot entry "{entry.label}" ({entry.loader}) {done} in the firmware\'s order.')
+        done = "is there, and will be" if there else "will be written, and"
+        place = "put behind it" if words else "put first in the firmware's order"
+        words.append(f'The boot entry "{entry.label}" ({entry.loader}) {done} {place}.')
     return _saying(plan, *words, entries=entries)
 
 

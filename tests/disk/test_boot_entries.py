@@ -145,7 +145,8 @@ def test_the_entries_of_the_image_are_written_and_put_first(
     firmware.set(dict(USB), ["0007"])
     with loop(blank(tmp_path / "target.img", SIZE + MIB)) as target:
         plan = recovery("restore", "latest", target, "--dry-run", repository=captured.repository)
-        assert f'"debian" ({SHIM}) will be written, and put first' in plan.said
+        assert f'"debian" ({SHIM}) will be written, and put behind it' in plan.said
+        assert r"\bootmgfw.efi) will be written, and put first" in plan.said
         assert firmware.starts() == ["USB PciRoot(0x0)/Pci(0x14,0x0)/USB(1,0)"]
         said = recovery("restore", "latest", target, "--yes", repository=captured.repository).said
     assert 'starts "Windows" of this disk first' in said

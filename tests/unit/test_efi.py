@@ -30,6 +30,20 @@ Boot0004* Windows Boot Manager	HD(1,GPT,{GUID},0x800,0x100000)/\EFI\Microsoft\Bo
 Boot0005  Old one	HD(2,GPT,ffffffff-9d3e-4f5a-8b6c-7d8e9f0a1b2c,0x800,0x100000)/\EFI\old\grubx64.efi
 Boot2001* EFI USB Device	RC
 """
+#: Recorded on Debian 13 under OVMF.
+DEBIAN_13 = rf"""BootCurrent: 0001
+Timeout: 0 seconds
+BootOrder: 0001,0004,0002
+Boot0001* debian	HD(1,GPT,{GUID},0x800,0xa000)/File(\EFI\debian\shimx64.efi)
+      dp: 04 01 2a 00 01 00 00 00 00 08 00 00 00 00 00 00 00 a0 00 00 00 00 00 00 / 7f ff 04 00
+Boot0002* UEFI QEMU HARDDISK SRC 	PciRoot(0x0)/Pci(0x1f,0x2)/Sata(1,65535,0){{auto_created_boot_option}}
+      dp: 02 01 0c 00 d0 41 03 0a 00 00 00 00 / 01 01 06 00 02 1f / 7f ff 04 00
+    data: 4e ac 08 81 11 9f 59 4d 85 0e e2 1a 52 2c 59 b2
+Boot0004* Windows Boot Manager	HD(1,GPT,{GUID},0x800,0xa000)/File(\EFI\Microsoft\Boot\bootmgfw.efi){BCD}
+      dp: 04 01 2a 00 01 00 00 00 00 08 00 00 00 00 00 00 00 a0 00 00 00 00 00 00 / 7f ff 04 00
+    data: 57 49 4e 00
+Boot0005  Old one	HD(2,GPT,ffffffff-9d3e-4f5a-8b6c-7d8e9f0a1b2c,0x800,0xa000)/File(\EFI\old\grubx64.efi)
+"""
 UNTIL_17 = rf"""BootCurrent: 0001
 Timeout: 1 seconds
 BootOrder: 0001,0004,0000
@@ -47,7 +61,7 @@ Boot0005  Old one	HD(2,800,100000,ffffffff-9d3e-4f5a-8b6c-7d8e9f0a1b2c)File(\EFI
 """  # noqa: E501
 
 
-@pytest.mark.parametrize("text", [SINCE_18, UNTIL_17, BEFORE_13], ids=["since-18", "until-17", "before-13"])
+@pytest.mark.parametrize("text", [SINCE_18, DEBIAN_13, UNTIL_17, BEFORE_13], ids=["18", "debian-13", "17", "12"])
 def test_entries_for_files_on_a_disk_are_read_whatever_the_version(text: str) -> None:
     listed = parse_boot_list(text.splitlines())
     assert listed.order[:2] == (1, 4)
@@ -59,7 +73,7 @@ def test_entries_for_files_on_a_disk_are_read_whatever_the_version(text: str) ->
     assert [entry.partition_uuid for entry in listed.entries[:2]] == [GUID, GUID]
     assert listed.entries[0].data == b""
     windows = listed.entries[1].data
-    assert windows == bytes.fromhex(BCD) if text is SINCE_18 else windows is None
+    assert windows == (bytes.fromhex(BCD) if text in (SINCE_18, DEBIAN_13) else None)
 
 
 def test_a_listing_whose_tabs_were_lost_is_read() -> None:
