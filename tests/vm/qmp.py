@@ -27,9 +27,8 @@ class ControlLine:
         self.execute("qmp_capabilities")
 
     def execute(self, command: str, **arguments: object) -> Any:
-        """What QEMU returns; names are written with underscores where QMP has hyphens.  Raises Refused, EOFError."""
-        named = {name.replace("_", "-"): value for name, value in arguments.items()}
-        self._connection.sendall(json.dumps({"execute": command, "arguments": named}).encode() + b"\n")
+        """What QEMU returns.  Raises Refused, EOFError."""
+        self._connection.sendall(json.dumps({"execute": command, "arguments": arguments}).encode() + b"\n")
         ends = time.monotonic() + 120
         while True:
             message = self._next(ends)
