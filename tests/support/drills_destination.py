@@ -160,11 +160,15 @@ def a_stick_that_holds_less_than_it_says_is_noticed(bench: Bench) -> None:
 
 
 def _store_on(bench: Bench, faults: Faults, source: Path) -> Outcome:
-    """Capture onto a faulty stick whose repository was made before."""
+    """Make a repository on a faulty stick, where that may be noticed already, and capture into it."""
     at = bench.folder("mount")
     with faulty_disk(faults) as device, _ext4(device, at):
-        make_repository(at / "repository")
-        return in_child(partial(store, at / "repository", source))
+        return in_child(partial(_made_and_stored, at / "repository", source))
+
+
+def _made_and_stored(folder: Path, source: Path) -> dict[str, Any]:
+    make_repository(folder)
+    return store(folder, source)
 
 
 def _sound_if_done(bench: Bench, ended: Outcome, image: Path, source: Path, faults: Faults | None = None) -> None:
