@@ -71,25 +71,30 @@ def kind_at(folder: Path) -> tuple[str, set[str]]:
 
 
 @pytest.mark.parametrize("kind", MAKERS)
-def test_a_repository_can_be_made_on_it_and_the_disk_is_protected_again(
+def test_a_repository_is_made_on_it_and_then_read_without_a_byte_written(
     kind: str, system: Live, tmp_path: Path
 ) -> None:
     image, folder = made(tmp_path, kind), tmp_path / "at"
-    with system.disk(image) as device, unmounted_after(folder):
-        document = recovery("destination", device, folder, "--json").document
-        assert document["folder"] == str(folder)
-        assert document["filesystem"] == kind
-        assert {"rw", "nodev", "nosuid", "noexec"} <= kind_at(folder)[1]
-        recovery("init", repository=folder / "images")
-        assert "mounted at" in refused("destination", device, tmp_path / "again")
-        given_back(device, folder)
-        assert system.is_protected(device)
-        assert not os.path.ismount(folder)
-        shown = recovery("destination", device, folder).said
-        assert f"RESTIC_REPOSITORY={folder}/images" in shown
-        assert recovery("snapshots", repository=folder / "images").out
-        given_back(device, device)
-        assert system.is_protected(device)
+    with unmounted_after(folder):
+        with system.disk(image) as device:
+            document = recovery("destination", device, folder, "--json").document
+            assert (document["folder"], document["filesystem"]) == (str(folder), kind)
+            assert {"rw", "nodev", "nosuid", "noexec"} <= kind_at(folder)[1]
+            recovery("init", repository=folder / "images")
+            assert "mounted at" in refused("destination", device, tmp_path / "again")
+            given_back(device, folder)
+            assert system.is_protected(device)
+            assert not os.path.ismount(folder)
+        before = sha256(image)
+        with system.disk(image) as device:
+            said = recovery("destination", device, folder, "--read-only").said
+            assert "for reading only" in said
+            assert f"RESTIC_REPOSITORY={folder}/images" in said
+            assert "ro" in kind_at(folder)[1]
+            recovery("snapshots", repository=folder / "images")
+            recovery("destination", device, "--unmount")
+            assert system.is_protected(device)
+        assert sha256(image) == before
 
 
 def test_by_default_it_is_mounted_by_its_label(system: Live, tmp_path: Path) -> None:
@@ -103,26 +108,6 @@ def test_by_default_it_is_mounted_by_its_label(system: Live, tmp_path: Path) -> 
             assert re.fullmatch(rf"/media/it_s_{os.getpid()}(-\d+)?", str(folder))
             given_back(device, device)
         assert not folder.exists()
-
-
-@pytest.mark.parametrize("kind", MAKERS)
-def test_for_reading_only_not_a_byte_is_written(kind: str, system: Live, tmp_path: Path) -> None:
-    image, folder = made(tmp_path, kind), tmp_path / "at"
-    with unmounted_after(folder):
-        with system.disk(image) as device:
-            recovery("destination", device, folder)
-            recovery("init", repository=folder / "images")
-            given_back(device, folder)
-        before = sha256(image)
-        with system.disk(image) as device:
-            said = recovery("destination", device, folder, "--read-only").said
-            assert "for reading only" in said
-            assert f"RESTIC_REPOSITORY={folder}/images" in said
-            assert "ro" in kind_at(folder)[1]
-            recovery("snapshots", repository=folder / "images")
-            assert system.is_protected(device)
-            recovery("destination", device, "--unmount")
-        assert sha256(image) == before
 
 
 def crashed(tmp_path: Path, kind: str) -> Path:
