@@ -6,6 +6,7 @@ with ``read_only`` it stays, and a read-only loop device lies between, so that n
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import re
@@ -148,23 +149,15 @@ def mount(candidate: Candidate, folder: Path | None = None, *, read_only: bool =
         try:
             if not read_only:
                 _release(candidate.disk, protection)
-            run(
-                [
-                    "mount",
-                    "--read-only" if read_only else "--rw",
-                    "-t",
-                    driver.name,
-                    "-o",
-                    options,
-                    candidate.node,
-                    place,
-                ],
-                needed_for=f"mounting {candidate.node}",
-                timeout_seconds=_SECONDS,
-            )
+            how = ["--read-only" if read_only else "--rw", "-t", driver.name, "-o", options]
+            needed_for = f"mounting {candidate.node}"
+            run(["mount", *how, candidate.node, place], needed_for=needed_for, timeout_seconds=_SECONDS)
         except BaseException:
+            if os.path.ismount(place):  # stopped just then
+                run(["umount", place], needed_for=f"unmounting {place}", timeout_seconds=_SECONDS, check=False)
             if made:
-                place.rmdir()
+                with contextlib.suppress(OSError):
+                    place.rmdir()
             raise
         protection.keep_off()
     room = os.statvfs(place)

@@ -12,6 +12,7 @@ letter, and then it is lost.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ _START = re.compile(r"\s(?=(?:PciRoot|ACPI|Acpi|HD|VenHw|Fv|BBS|MAC|Uri|USB|RC\b
 
 #: Firmware may take many seconds for one variable.
 _SECONDS = 300
+#: No firmware holds more.
+_MOST_LINES, _LONGEST_LINE = 1000, 4096
 
 
 class BootEntry(msgspec.Struct, frozen=True):
@@ -74,7 +77,9 @@ def parse_boot_list(lines: Iterable[str]) -> BootList:
     """What efibootmgr of any version printed; what is no entry for a file on a GPT partition is left out."""
     entries: list[BootEntry] = []
     order: tuple[int, ...] = ()
-    for line in lines:
+    for line in itertools.islice((line for line in lines if line.startswith("Boot")), _MOST_LINES):
+        if len(line) > _LONGEST_LINE or not _is_text(line):
+            continue
         if line.startswith("BootOrder:"):
             numbers = line.removeprefix("BootOrder:").strip().split(",")
             order = tuple(int(number, 16) for number in numbers if re.fullmatch(r"[0-9A-Fa-f]{1,4}", number))
@@ -83,6 +88,14 @@ def parse_boot_list(lines: Iterable[str]) -> BootList:
         if entry is not None:
             entries.append(entry)
     return BootList(tuple(entries), order)
+
+
+def _is_text(line: str) -> bool:
+    """Whether it can be handed to a program: what a manifest says may be anything."""
+    try:
+        return b"\0" not in line.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _entry(number: int, active: bool, rest: str) -> BootEntry | None:

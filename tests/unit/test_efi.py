@@ -107,7 +107,19 @@ def test_entries_of_mbr_disks_and_of_none_are_left_out() -> None:
 def test_no_listing_stops_the_program(lines: list[str], text: str, cut: int) -> None:
     parse_boot_list(lines)
     parse_boot_list(["Boot0001* " + line for line in lines])
+    parse_boot_list([f"Boot0001* x\tHD(1,GPT,{GUID},0x1,0x1)/\\{line}.efi" for line in lines])
     assert len(parse_boot_list(text[:cut].splitlines()).entries) <= 3
+
+
+def test_what_no_program_can_be_given_or_is_absurdly_long_is_left_out() -> None:
+    start = f"\tHD(1,GPT,{GUID},0x800,0x1)/"
+    lines = [
+        rf"Boot0001* a{chr(0)}{start}\EFI\a.efi",
+        f"Boot0002* {chr(0xD800)}{start}\\EFI\\a.efi",
+        f"Boot0003* a{start}\\" + ".efi" * 20000,
+    ]
+    assert parse_boot_list(lines).entries == ()
+    assert len(parse_boot_list([f"Boot0004* a{start}\\x.efi"] * 100_000).entries) <= 1000
 
 
 def test_entries_come_in_the_order_in_which_they_are_tried() -> None:
