@@ -6,6 +6,7 @@ All commands are those that the README names.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from tests.support.program import PASSWORD, ROOT
 from tests.vm.console import Said
 from tests.vm.machine import Machine, Running, started
 
-IMAGE = ROOT / "build" / "recovery-amd64.iso"
+IMAGE = Path(os.environ.get("RECOVERY_VM_IMAGE", ROOT / "build" / "recovery-amd64.iso"))
 REPOSITORY = "/media/backup/recovery"
 #: The serial number of the disk that holds the repository.
 BACKUP = "BACKUP"
@@ -66,14 +67,21 @@ class Live:
 
     def answer(self, command: str, question: str, answer: str, status: int | None = 0) -> Said:
         """Run a command that asks; the answer is typed when the question stands there."""
-        console = self.running.console
-        console.send_line(f"echo asked-{'said'}; {command}; echo; echo it ended with $?.")
-        console.wait_for(question, WORK_SECONDS)
-        console.send_line(answer)
-        match = console.wait_for(r"(?s:.*?)it ended with (\d+)\.\n", WORK_SECONDS)
-        said = Said(command, int(match[1]), match[0])
+        self.start(command)
+        self.running.console.wait_for(question, WORK_SECONDS)
+        self.running.console.send_line(answer)
+        said = self.ended(command)
         assert status is None or said.status == status, f"{command} exited with {said.status}:\n{said.text}"
         return said
+
+    def start(self, command: str) -> None:
+        """Type a command and do not wait; see :meth:`ended`."""
+        self.running.console.send_line(f"{command}; ended=$?; echo; echo it ended with $ended.")
+
+    def ended(self, command: str) -> Said:
+        """Wait for the end of what was started; its text is what was not read yet."""
+        match = self.running.console.wait_for(r"(?s:.*?)^it ended with (\d+)\.\n", WORK_SECONDS)
+        return Said(command, int(match[1]), match[0])
 
     def restore(self, target: str, *options: str, status: int | None = 0) -> Said:
         """Restore the newest image onto a disk, and confirm the plan by its name."""
