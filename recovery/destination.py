@@ -21,6 +21,7 @@ import msgspec
 from recovery.command import run
 from recovery.devices.blockio import size_of
 from recovery.devices.disk import Disk, claims, disk_for
+from recovery.devices.loop import read_only_loop
 from recovery.devices.probe import Content, probe
 from recovery.devices.protection import Release, is_protected, is_released, protect, released
 from recovery.devices.usage import Mount, System, printable
@@ -118,7 +119,7 @@ def look(device: Path, *, read_only: bool = False) -> Candidate:
     disk = disk_for(Path("/dev") / whole.replace("!", "/"))
     if disk.boot_medium:
         raise Refused(f"{disk.path} is the medium that this system was started from", "Use another disk.")
-    uses = system.uses(name, readers=True) or claims(str(node))
+    uses = system.uses(name) or claims(str(node))
     if uses:
         raise Refused(f"{node} is in use: {'; '.join(uses)}", "Unmount it, or use what is mounted there as it is.")
     if not read_only:
@@ -142,16 +143,20 @@ def mount(candidate: Candidate, folder: Path | None = None, *, read_only: bool =
     Its journal is replayed unless ``read_only``.  Raises Refused, DeviceError; it is not mounted then.
     """
     driver = _DRIVERS[candidate.content.type]
-    words = ["loop" if read_only else "", _SAFE, driver.reading if read_only else driver.writing]
+    words = [_SAFE, driver.reading if read_only else driver.writing]
     options = ",".join(word for word in words if word)
     place, made = _make_folder(folder, candidate)
-    with released() as protection:
+    with released() as protection, contextlib.ExitStack() as held:
         try:
-            if not read_only:
+            device = candidate.node
+            if read_only:
+                whole, sector_bytes = Extent(0, candidate.size_bytes), candidate.disk.logical_sector_bytes
+                device = held.enter_context(read_only_loop(device, whole, sector_bytes))  # goes with the mount
+            else:
                 _release(candidate.disk, protection)
             how = ["--read-only" if read_only else "--rw", "-t", driver.name, "-o", options]
             needed_for = f"mounting {candidate.node}"
-            run(["mount", *how, candidate.node, place], needed_for=needed_for, timeout_seconds=_SECONDS)
+            run(["mount", *how, device, place], needed_for=needed_for, timeout_seconds=_SECONDS)
         except BaseException:
             if os.path.ismount(place):  # stopped just then
                 run(["umount", place], needed_for=f"unmounting {place}", timeout_seconds=_SECONDS, check=False)

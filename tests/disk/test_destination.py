@@ -251,3 +251,14 @@ def test_what_lies_on_a_protected_disk_is_not_mounted_for_writing(system: Live, 
         assert f"lies on {device.name}, which is write-protected" in refused("destination", part, tmp_path / "at")
         with unmounted_after(tmp_path / "at"):
             recovery("destination", part, tmp_path / "at", "--read-only")
+
+
+def test_a_prober_at_an_earlier_loop_device_does_not_forbid_reading(system: Live, tmp_path: Path) -> None:
+    """udev looks at every loop device that appears, also at the one through which it was seen what is there."""
+    image, folder = made(tmp_path, "xfs"), tmp_path / "at"
+    with system.disk(image) as device, loop(device, read_only=True), unmounted_after(folder):
+        recovery("destination", device, folder, "--read-only")
+        recovery("destination", device, "--unmount")
+        assert not os.path.ismount(folder)
+        recovery("destination", device, folder)
+        given_back(device, folder)
