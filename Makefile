@@ -67,7 +67,7 @@ image-repro:
 	@PYTHON="$$PWD/.venv/bin/python" FIRMWARE="$(FIRMWARE)" image-build/repro
 
 usb: setup
-	@.venv/bin/python image-build/usb $(DISK)
+	@.venv/bin/python image-build/usb.py $(DISK) $(if $(ANY_DISK),--any-disk) $(if $(YES),--yes)
 
 test-vm:
 	@PYTHON="$(PYTHON)" .ci/setup image vm

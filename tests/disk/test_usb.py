@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("xorriso") is None, reason="xorriso is not installed"),
 ]
 
-SCRIPT = [sys.executable, str(ROOT / "image-build" / "usb")]
+SCRIPT = [sys.executable, str(ROOT / "image-build" / "usb.py")]
 SIZE = 24 * MIB
 
 
