@@ -26,7 +26,8 @@ from tests.vm.qmp import ControlLine
 
 #: Debian's place for the firmware (package ovmf).
 _FIRMWARE = Path("/usr/share/OVMF")
-#: Emulated AVX makes SHA-256 half as fast as no AVX does; AES instructions do help, and the kernel's need SSSE3.
+#: Without AVX: emulated, it took sha256sum twice the time.  With AES instructions the kernel needs SSSE3 too: it crashed
+#: with "qemu64,+aes".
 _EMULATED = "Westmere"
 
 
@@ -110,8 +111,8 @@ def fresh_variables(firmware: Firmware, path: Path) -> Path:
 def acceleration() -> str:
     """``kvm`` where the processor can, else ``tcg``.
 
-    /dev/kvm alone says too little: some hosts have a KVM that runs only guests that were changed for it, and no
-    unchanged kernel gets through its start there.
+    /dev/kvm alone says too little: without these instructions it may be one for guests that were changed for it
+    (kvm_pvm), which starts SeaBIOS; whether an unchanged kernel gets further there has not been tried.
     """
     words = set(Path("/proc/cpuinfo").read_text().split())
     usable = not words.isdisjoint({"vmx", "svm"}) and os.access("/dev/kvm", os.R_OK | os.W_OK)
@@ -210,8 +211,8 @@ def command_line(machine: Machine, folder: Path, control: int) -> list[str]:
     words += ["-machine", "q35,smm=on" if secure else "q35"]
     words += ["-accel", "kvm"] if acceleration() == "kvm" else ["-accel", "tcg,thread=multi,tb-size=256"]
     words += ["-cpu", "host" if acceleration() == "kvm" else _EMULATED]
-    # Emulated processors are one: with several, a kernel that patches itself now and then meets its own breakpoint
-    # on another ("Oops: int3" while it starts).
+    # Emulated processors are one: with two, one of the first two kernels panicked as it started ("Oops: int3", likely
+    # the emulation of code that patches itself while another processor runs it).
     words += ["-m", str(machine.memory_mib), "-smp", str(machine.processors if acceleration() == "kvm" else 1)]
     words += ["-chardev", f"stdio,id=serial,signal=off,logfile={folder / 'serial.log'}", "-serial", "chardev:serial"]
     words += ["-chardev", f"socket,id=control,fd={control}", "-mon", "chardev=control,mode=control"]
