@@ -26,8 +26,8 @@ from tests.vm.qmp import ControlLine
 
 #: Debian's place for the firmware (package ovmf).
 _FIRMWARE = Path("/usr/share/OVMF")
-#: Without AVX: emulated, it took sha256sum twice the time.  With AES instructions the kernel needs SSSE3 too: it crashed
-#: with "qemu64,+aes".
+#: Without AVX: emulated, it took sha256sum twice the time.  With AES instructions the kernel needs SSSE3 too: it
+#: crashed with "qemu64,+aes".
 _EMULATED = "Westmere"
 
 
