@@ -199,12 +199,20 @@ class SourceReader(_Device):
             else:
                 self._good, self._failed_bytes = run.offset + done, 0
             if count == 0:
-                raise DeviceError(
-                    f"{self.path} ended at byte {run.offset + done}, before its size of {self.size_bytes}",
-                    "The disk or file became shorter while it was read.",
-                )
+                raise self._ended_early(run.offset + done)
             done += count
         return unreadable
+
+    def _ended_early(self, offset: int) -> DeviceError:
+        if self.is_block:
+            return DeviceError(
+                f"{self.path} went away while it was read, at byte {offset} of {self.size_bytes}",
+                "Check its cable and its power, connect it again, and run it again; see the kernel's log (dmesg).",
+            )
+        return DeviceError(
+            f"{self.path} ended at byte {offset}, before its size of {self.size_bytes}",
+            "The file became shorter while it was read.",
+        )
 
     def _read_sectors(self, extent: Extent, buffer: memoryview) -> list[Extent]:
         """Read a failing piece past the page cache, then sector by sector; sectors that fail become zeros."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import mmap
+import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from recovery.devices.blockio import SourceReader
+from recovery.errors import DeviceError
+from recovery.extent import Extent, Extents
 from tests.support.badblocks import BLOCK, areas_of, ddrescue_map, with_bad_blocks
 from tests.support.disks import KIB, MIB, loop, overwrite, read_at, run
 from tests.support.fleet import (
@@ -226,3 +230,16 @@ def test_what_can_be_read_of_the_source_was_not_written_to(failing: Failing) -> 
     for offset, length in [*failing.bad, (SMALL_BYTES, 0)]:
         assert equal_ranges(failing.source, failing.whole.image, [(position, offset - position)])
         position = offset + length
+
+
+def test_a_disk_that_is_pulled_out_is_said_to_have_gone(tmp_path: Path) -> None:
+    """The kernel gives a disk that went away no size, and reads of it end at once."""
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(4 * MIB))
+    with loop(image) as device, SourceReader(device, 512) as source:
+        os.truncate(image, 0)
+        run("losetup", "--set-capacity", device)
+        run("blockdev", "--flushbufs", device)
+        with pytest.raises(DeviceError, match="went away while it was read") as told:
+            source.read(Extent(0, MIB), Extents([(0, MIB)]), memoryview(bytearray(MIB)))
+    assert "cable" in told.value.hint
