@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import recovery
-from recovery.cli import disks, failures, images, jobs, repository
+from recovery.cli import disks, failures, images, jobs, repository, tui
 from recovery.cli.options import Common
 from recovery.cli.output import Output
 from recovery.errors import ExitCode, UsageError
@@ -52,6 +52,7 @@ disks.register(app)
 repository.register(app)
 images.register(app)
 jobs.register(app)
+tui.register(app)
 
 
 def main(arguments: list[str] | None = None) -> None:

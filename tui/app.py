@@ -1,0 +1,190 @@
+"""The program: keeps the list of disks, asks the engine beside its own thread, and starts journeys."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+from textual.app import App
+from textual.binding import Binding, BindingType
+from textual.signal import Signal
+from textual.theme import Theme
+
+from recovery.errors import RecoveryError
+from recovery.inventory import DiskReport
+from tui.glyphs import Terminal
+from tui.machine import Machine
+from tui.modals import Note, Question
+from tui.screens.home import HomeScreen
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+_THEME = Theme(
+    name="recovery",
+    primary="#3d8fd1",
+    secondary="#7fb2d9",
+    accent="#e0b050",
+    foreground="#e6e9ec",
+    background="#12171d",
+    surface="#1a222b",
+    panel="#243040",
+    success="#63b37c",
+    warning="#e0b050",
+    error="#e06c5f",
+    dark=True,
+)
+
+
+class RecoveryApp(App[None]):
+    """The interface to one machine, on one terminal."""
+
+    TITLE = "Recovery"
+    CSS_PATH = "app.tcss"
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("f10", "leave", "Leave"),
+        Binding("ctrl+q", "leave", "Leave", show=False),
+        Binding("ctrl+c", "leave", "Leave", show=False, priority=False),
+    ]
+
+    def __init__(self, machine: Machine, terminal: Terminal | None = None) -> None:
+        super().__init__()
+        self.machine = machine
+        self.terminal = terminal or Terminal()
+        #: The disks as they were last seen; None until the first look has ended.
+        self.reports: tuple[DiskReport, ...] | None = None
+        #: Published with the reports whenever they changed.
+        self.surveyed: Signal[tuple[DiskReport, ...]] = Signal(self, "surveyed")
+        self._looking = self._look_again = False
+        self._stop_watching: Callable[[], None] | None = None
+
+    @property
+    def slow_line(self) -> bool:
+        """Whether to draw little, and seldom."""
+        return self.terminal.slow
+
+    def on_mount(self) -> None:
+        """The first look at the disks begins."""
+        self.register_theme(_THEME)
+        self.theme = "ansi-dark" if self.terminal.plain else "recovery"
+        self.animation_level = "none"
+        self.set_class(self.terminal.plain, "plain")
+        self.set_class(self.terminal.ascii, "ascii")
+        self.push_screen(HomeScreen())
+        self.look()
+        self._begin_watching()
+
+    def on_unmount(self) -> None:
+        """Nobody is told of disks any more."""
+        if self._stop_watching is not None:
+            self._stop_watching()
+
+    # -- questions to the engine
+
+    async def ask(self, question: Callable[..., T], *arguments: Any) -> T:
+        """What ``question(*arguments)`` gives or raises; the interface goes on meanwhile.
+
+        It runs in a thread that nobody waits for when the program ends: a disk may hang in it for ever.
+        """
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[T] = loop.create_future()
+
+        def settle(value: T | None, error: BaseException | None) -> None:
+            if answer.cancelled():
+                return
+            if error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(value)  # type: ignore[arg-type]
+
+        def work() -> None:
+            value: T | None = None
+            failure: BaseException | None = None
+            try:
+                value = question(*arguments)
+            except BaseException as error:  # noqa: BLE001 - it is raised again where it was asked
+                failure = error
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(settle, value, failure)
+
+        threading.Thread(target=work, name=getattr(question, "__name__", "question"), daemon=True).start()
+        return await answer
+
+    def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a journey, or what else waits for screens; what goes wrong in it is told."""
+
+        async def guarded() -> None:
+            try:
+                await work()
+            except RecoveryError as error:
+                await self.tell(error)
+
+        self.run_worker(guarded, exclusive=False)
+
+    async def tell(self, error: RecoveryError) -> None:
+        """An error, and what to do next."""
+        message = error.message[:1].upper() + error.message[1:]
+        await self.push_screen_wait(Note("This did not work", f"{message.rstrip('.')}.\n\n{error.hint}".rstrip()))
+
+    # -- disks
+
+    def look(self) -> None:
+        """Look at the disks anew; another look that is asked for meanwhile follows it."""
+        if self._looking:
+            self._look_again = True
+            return
+        self._looking = True
+        self.run_worker(self._survey, name="survey")
+
+    async def _survey(self) -> None:
+        try:
+            while True:
+                self._look_again = False
+                try:
+                    seen = tuple(await self.ask(self.machine.survey))
+                except RecoveryError as error:
+                    log.warning("the disks could not be listed: %s", error.message)
+                    seen = ()
+                if seen != self.reports:
+                    self.reports = seen
+                    self.surveyed.publish(seen)
+                if not self._look_again:
+                    return
+        finally:
+            self._looking = False
+
+    def _begin_watching(self) -> None:
+        changed = partial(self.call_from_thread, self.look)
+
+        def told() -> None:
+            if self.is_running:
+                changed()
+
+        async def begin() -> None:
+            self._stop_watching = await self.ask(self.machine.watch, told)
+
+        self.run_worker(begin, name="watch")
+
+    # -- leaving
+
+    def action_leave(self) -> None:
+        """Leave, after asking; what runs goes on."""
+        self.begin(self._leave)
+
+    async def _leave(self) -> None:
+        if any(isinstance(screen, Question) for screen in self.screen_stack):
+            return
+        text = (
+            "Leaving this program stops nothing: a capture or restore that runs goes on, and is shown again when the "
+            "program is started again."
+        )
+        answer = await self.push_screen_wait(
+            Question("Leave the program?", text, [("stay", "Stay here"), ("leave", "Leave")])
+        )
+        if answer == "leave":
+            self.exit()

@@ -1,0 +1,127 @@
+"""What the interface asks of a machine.  Every method may take its time: never called in the interface's own thread.
+
+``LocalMachine`` is the one that the program runs on, ``RecordedMachine`` (recorded.py) one made from a recording.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from recovery import destination
+from recovery.command import run
+from recovery.devices.disk import Disk, watch_disks
+from recovery.devices.health import Health, health
+from recovery.devices.live import live_system
+from recovery.devices.power import on_battery
+from recovery.devices.safety import source_problems, target_problems
+from recovery.errors import RecoveryError
+from recovery.image.machine import this_machine
+from recovery.image.manifest import Machine as MachineFacts
+from recovery.inventory import DiskReport
+from recovery.surveyor import survey_apart
+
+Leave = Literal["reboot", "poweroff"]
+
+
+class Machine(Protocol):
+    """A machine with disks."""
+
+    #: Whether it is a recording: nothing outside its folder is read or written.
+    recorded: bool
+    #: Whether it runs from our medium: then it may be switched off from here, and disks be mounted.
+    live: bool
+
+    def facts(self) -> MachineFacts:
+        """Its maker, model, firmware."""
+
+    def survey(self) -> list[DiskReport]:
+        """Every disk; one that does not answer has a finding that says so."""
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Call ``changed``, in another thread, when disks come or go; until the function returned is called."""
+
+    def place(self, disk: Disk) -> Path:
+        """What a request for the engine names ``disk`` by."""
+
+    def source_problems(self, disk: Disk, repository: Path | None) -> list[str]:
+        """Why it may not be captured now."""
+
+    def target_problems(self, disk: Disk, repository: Path | None, sources: Sequence[Disk] = ()) -> list[str]:
+        """Why it may not be overwritten now."""
+
+    def destinations(self) -> list[destination.Destination]:
+        """Filesystems that are mounted, and may hold a repository."""
+
+    def mount(self, device: Path, *, read_only: bool = False) -> destination.Destination:
+        """Make the filesystem on ``device`` a destination.  Raises Refused with the reason, UsageError, DeviceError."""
+
+    def health(self, disk: Disk) -> Health:
+        """What the disk says of itself (SMART).  Raises DeviceError, ProgramMissing."""
+
+    def battery(self) -> str | None:
+        """How full it is when the machine runs on it; None when it runs on mains."""
+
+    def leave(self, how: Leave) -> None:
+        """Restart the machine, or switch it off."""
+
+
+class LocalMachine:
+    """The machine that this program runs on."""
+
+    recorded = False
+
+    def __init__(self) -> None:
+        self.live = live_system() is not None
+
+    def facts(self) -> MachineFacts:
+        """Its maker, model, firmware."""
+        return this_machine()
+
+    def survey(self) -> list[DiskReport]:
+        """Every disk of it."""
+        return survey_apart()
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Follow udev."""
+        return watch_disks(changed)
+
+    def place(self, disk: Disk) -> Path:
+        """Its device node."""
+        return disk.place
+
+    def source_problems(self, disk: Disk, repository: Path | None) -> list[str]:
+        """As the engine will say when the capture is planned."""
+        return _asked(lambda: source_problems(disk, repository=repository))
+
+    def target_problems(self, disk: Disk, repository: Path | None, sources: Sequence[Disk] = ()) -> list[str]:
+        """As the engine will say when the restore is planned."""
+        return _asked(lambda: target_problems(disk, repository=repository, sources=sources))
+
+    def destinations(self) -> list[destination.Destination]:
+        """What is mounted below /media."""
+        return destination.mounted()
+
+    def mount(self, device: Path, *, read_only: bool = False) -> destination.Destination:
+        """Below /media."""
+        return destination.mount(destination.look(device, read_only=read_only), read_only=read_only)
+
+    def health(self, disk: Disk) -> Health:
+        """By smartctl."""
+        return health(disk)
+
+    def battery(self) -> str | None:
+        """By the kernel's power supplies."""
+        return on_battery()
+
+    def leave(self, how: Leave) -> None:
+        """By systemd."""
+        run(["systemctl", how], needed_for="leaving the system", timeout_seconds=30)
+
+
+def _asked(question: Callable[[], list[str]]) -> list[str]:
+    try:
+        return question()
+    except RecoveryError as error:
+        return [error.message]

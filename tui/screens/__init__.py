@@ -1,0 +1,1 @@
+"""Screens: each asks for one decision, or shows one thing."""

@@ -1,0 +1,107 @@
+"""What all screens have: where the person is, help, a way back, a row of buttons."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.screen import Screen
+from textual.widgets import Button, Footer, Static
+
+from tui.modals import Help
+
+if TYPE_CHECKING:
+    from tui.app import RecoveryApp
+
+ResultT = TypeVar("ResultT")
+
+
+class _Word:
+    def __init__(self, word: str) -> None:
+        self._word = word
+
+    def __repr__(self) -> str:
+        return self._word
+
+
+#: What a screen gives when the person goes back, and when they leave the whole journey.
+BACK: Final = _Word("BACK")
+LEAVE: Final = _Word("LEAVE")
+
+
+class PlainScreen(Screen[ResultT], Generic[ResultT]):
+    """Heading, body, buttons, keys.  ``TITLE`` names it, ``HELP`` explains it and every word on it."""
+
+    TITLE: ClassVar[str] = ""
+    HELP: ClassVar[str] = ""
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "back", "Back"),
+        Binding("f1", "help", "Help"),
+        Binding("question_mark", "help", "Help", show=False),
+    ]
+
+    #: Of which journey it is a step, and which; empty outside journeys.
+    journey: str = ""
+    step: str = ""
+    can_go_back: bool = True
+
+    def compose(self) -> ComposeResult:
+        """From the parts below."""
+        where = f" {self.recovery.terminal.glyphs.arrow} ".join(part for part in (self.journey, self.step) if part)
+        yield Static(where or self.TITLE, id="where", markup=False)
+        with Vertical(id="body"):
+            if self.journey:
+                yield Static(self.TITLE, id="title", markup=False)
+            yield from self.body()
+        with Horizontal(id="buttons", classes="buttons"):
+            yield from self.buttons()
+        yield Footer(compact=True, show_command_palette=False)
+
+    def body(self) -> Iterable[Any]:
+        """What stands between heading and buttons."""
+        return ()
+
+    def buttons(self) -> Iterable[Button]:
+        """Below the body; their ids are what ``pressed`` gets."""
+        yield Button("Back", id="back", compact=True)
+
+    @property
+    def recovery(self) -> RecoveryApp:
+        """The program."""
+        return cast("RecoveryApp", self.app)
+
+    def pressed(self, name: str) -> None:
+        """A button of this screen other than Back was pressed."""
+
+    def on_button_pressed(self, event: Button.Pressed) -> None:
+        """Back goes back, the others go to ``pressed``."""
+        event.stop()
+        if event.button.id == "back":
+            self.action_back()
+        elif event.button.id:
+            self.pressed(event.button.id)
+
+    def action_back(self) -> None:
+        """Where the person came from."""
+        self.dismiss(None)
+
+    def action_help(self) -> None:
+        """What this screen is for."""
+        self.app.push_screen(Help(self.TITLE, self.HELP))
+
+
+class StepScreen(PlainScreen[ResultT], Generic[ResultT]):
+    """One step of a journey: dismissed with its answer, ``BACK`` or ``LEAVE``."""
+
+    def action_back(self) -> None:
+        """To the step before."""
+        if self.can_go_back:
+            self.answer(BACK)
+
+    def answer(self, value: Any) -> None:
+        """Give the answer, once."""
+        if self.is_current:
+            self.dismiss(value)

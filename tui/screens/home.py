@@ -1,0 +1,96 @@
+"""The first screen: what was found, what can be done, what is running."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from textual.containers import VerticalScroll
+from textual.widgets import Button, OptionList, Static
+from textual.widgets.option_list import Option
+
+from recovery.inventory import DiskReport
+from recovery.jobs.folder import Job, list_jobs
+from tui.glyphs import Glyphs
+from tui.screens.base import PlainScreen
+from tui.screens.menu import ENTRIES, begin_entry
+from tui.widgets.disk_list import card
+
+_JOBS_SECONDS = 2.0
+
+
+class HomeScreen(PlainScreen[None]):
+    """What do you want to do?"""
+
+    TITLE = "Recovery"
+    HELP = (
+        "This program saves whole machines, and brings them back.\n\n"
+        "A system image is a copy of everything on a disk: the system, programs and files. It is kept in a repository, "
+        "which is a folder on another disk. From it the whole machine can be put back, also onto a new disk.\n\n"
+        "Nothing is written to any disk until you were shown what will happen and agreed to it."
+    )
+
+    def body(self) -> Iterable[Any]:
+        """Jobs, choices, disks."""
+        yield Static("What do you want to do?", id="title")
+        yield OptionList(id="jobs", markup=False)
+        yield OptionList(*(Option(entry.label, id=entry.name) for entry in ENTRIES), id="menu", markup=False)
+        with VerticalScroll(id="disks", can_focus=False):
+            yield Static("Looking at the disks of this machine ...", id="found", markup=False)
+
+    def buttons(self) -> Iterable[Button]:
+        """None: the list is enough."""
+        return ()
+
+    def on_mount(self) -> None:
+        """Follow disks and jobs."""
+        self.query_one("#menu").focus()
+        self.recovery.surveyed.subscribe(self, self.show_disks)
+        if self.recovery.reports is not None:
+            self.show_disks(self.recovery.reports)
+        self._jobs: list[tuple[str, str]] = []
+        self._show_jobs()
+        self.set_interval(_JOBS_SECONDS, self._show_jobs)
+
+    def show_disks(self, reports: tuple[DiskReport, ...]) -> None:
+        """What was found."""
+        glyphs: Glyphs = self.recovery.terminal.glyphs
+        place = self.query_one("#disks", VerticalScroll)
+        place.remove_children()
+        if not reports:
+            place.mount(Static("No disk was found. Plug one in: it will appear here.", markup=False))
+            return
+        words = "One disk was found:" if len(reports) == 1 else f"{len(reports)} disks were found:"
+        place.mount(Static(words), *(Static(card(report, glyphs)) for report in reports))
+
+    def _show_jobs(self) -> None:
+        running = [job for job in list_jobs() if job.running]
+        lines = [(job.id, _line(job)) for job in running]
+        if lines == self._jobs:
+            return
+        self._jobs = lines
+        jobs = self.query_one("#jobs", OptionList)
+        jobs.clear_options()
+        jobs.add_options([Option(text, id=name) for name, text in lines])
+        jobs.display = bool(lines)
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Begin what was chosen, or show the job."""
+        event.stop()
+        name = event.option.id or ""
+        if event.option_list.id == "jobs":
+            self.recovery.begin(lambda: self._watch(name))
+        else:
+            self.recovery.begin(lambda: begin_entry(self.recovery, name))
+
+    async def _watch(self, job: str) -> None:
+        from tui.screens.job import JobScreen
+
+        await self.recovery.push_screen_wait(JobScreen(job))
+
+    def action_back(self) -> None:
+        """There is nothing before this screen."""
+
+
+def _line(job: Job) -> str:
+    return f"Running: {job.record.kind} {job.record.what}, since {job.record.started:%H:%M}. Enter shows it."

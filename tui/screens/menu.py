@@ -1,0 +1,70 @@
+"""What the first screen offers, and what each begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tui.app import RecoveryApp
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """``begin`` runs until the person is back."""
+
+    name: str
+    label: str
+    begin: Callable[[RecoveryApp], Coroutine[Any, Any, None]]
+
+
+async def _capture(app: RecoveryApp) -> None:
+    from tui.capture import CaptureJourney
+
+    await CaptureJourney(app).run()
+
+
+async def _restore(app: RecoveryApp) -> None:
+    from tui.restore import RestoreJourney
+
+    await RestoreJourney(app).run()
+
+
+async def _rescue(app: RecoveryApp) -> None:
+    from tui.rescue import RescueJourney
+
+    await RescueJourney(app).run()
+
+
+async def _look(app: RecoveryApp) -> None:
+    from tui.look import LookJourney
+
+    await LookJourney(app).run()
+
+
+async def _clone(app: RecoveryApp) -> None:
+    from tui.clone import CloneJourney
+
+    await CloneJourney(app).run()
+
+
+async def _tools(app: RecoveryApp) -> None:
+    from tui.screens.tools import ToolsScreen
+
+    await app.push_screen_wait(ToolsScreen())
+
+
+ENTRIES = (
+    Entry("capture", "Capture this machine: save whole disks as a system image", _capture),
+    Entry("restore", "Restore a machine: put a system image back onto a disk", _restore),
+    Entry("rescue", "Save files from a broken disk", _rescue),
+    Entry("look", "Look into a repository: what was saved, and is it sound", _look),
+    Entry("clone", "Copy a disk directly onto another disk", _clone),
+    Entry("tools", "Tools: disk health, keyboard, network, clock, shell, switch off", _tools),
+)
+
+
+async def begin_entry(app: RecoveryApp, name: str) -> None:
+    """Begin the entry called ``name``."""
+    await next(entry for entry in ENTRIES if entry.name == name).begin(app)

@@ -1,0 +1,131 @@
+"""A disk drawn as a bar of its partitions in proportion, the used part filled, with what lives there below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.style import Style
+from rich.text import Text
+
+from recovery.inventory import DiskReport, PartitionReport, shown
+from recovery.units import format_bytes
+from tui.glyphs import Glyphs
+
+#: A segment is never narrower: smaller partitions must be seen too.
+_LEAST_CELLS = 2
+_COLOURS = ("ansi_cyan", "ansi_green", "ansi_yellow", "ansi_magenta", "ansi_blue")
+
+_KINDS = {
+    "swap": "swap",
+    "crypto": "encrypted",
+    "lvm": "LVM",
+    "raid": "RAID",
+    "volume": "pool",
+}
+_FILESYSTEMS = {"vfat": "FAT", "ntfs": "NTFS", "exfat": "exFAT", "xfs": "XFS", "BitLocker": "BitLocker"}
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of the bar: bytes long; ``used_bytes`` None: not known.  ``gap``: no partition."""
+
+    name: str
+    length: int
+    used_bytes: int | None = None
+    gap: bool = False
+
+
+def segments(report: DiskReport) -> list[Segment]:
+    """The disk's partitions and the gaps between them, in their order on the disk."""
+    if report.table is None:
+        name = describe(report.system, report.content.type if report.content else "", None)
+        used = report.used_bytes
+        return [Segment(name, report.disk.size_bytes, used, gap=report.content is None)]
+    found: list[Segment] = []
+    end = 0
+    least_gap = report.disk.size_bytes // 200
+    partitions = [part for part in report.partitions if part.entry.role != "extended"]
+    for part in sorted(partitions, key=lambda part: part.entry.offset):
+        if part.entry.offset - end > least_gap:
+            found.append(Segment("", part.entry.offset - end, gap=True))
+        found.append(Segment(_name(part), part.entry.length, part.used_bytes))
+        end = max(end, part.entry.end)
+    if report.disk.size_bytes - end > least_gap:
+        found.append(Segment("", report.disk.size_bytes - end, gap=True))
+    return found
+
+
+def describe(system: str, kind: str, label: str | None) -> str:
+    """What lives there, in a few words: a system, else the filesystem and its label."""
+    if system:
+        return shown(system)
+    word = _FILESYSTEMS.get(kind, _KINDS.get(kind, kind))
+    return shown(f"{word} {label}" if label else word)
+
+
+def _name(part: PartitionReport) -> str:
+    content = part.content
+    if part.system:
+        return shown(part.system)
+    if content is None:
+        return shown(part.entry.name or "") or "unknown"
+    return describe("", _KINDS.get(content.kind, content.type), content.label)
+
+
+def widths(lengths: Sequence[int], cells: int) -> list[int]:
+    """``cells`` shared out in proportion to ``lengths``; each gets its least share while there is room."""
+    least = _LEAST_CELLS if cells >= _LEAST_CELLS * len(lengths) else 1 if cells >= len(lengths) else 0
+    spare, total = cells - least * len(lengths), sum(lengths) or 1
+    found, start = [], 0
+    for length in lengths:
+        end = start + length
+        found.append(least + spare * end // total - spare * start // total)
+        start = end
+    return found
+
+
+class DiskBar:
+    """A rich renderable of two lines, as wide as it may be."""
+
+    def __init__(self, report: DiskReport, glyphs: Glyphs) -> None:
+        self._segments = segments(report)
+        self._glyphs = glyphs
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """The bar, and the words below it."""
+        room = options.max_width - len(self._segments) - 1
+        bar, words = Text(self._glyphs.edge, no_wrap=True), Text(" ", no_wrap=True)
+        number = 0
+        for segment, width in zip(
+            self._segments, widths([segment.length for segment in self._segments], room), strict=True
+        ):
+            colour = Style(color=_colour(number))
+            number += not segment.gap
+            bar.append(self._fill(segment, width), None if segment.gap else colour)
+            bar.append(self._glyphs.edge)
+            words.append(self._words(segment, width))
+        yield bar
+        yield words
+
+    def _fill(self, segment: Segment, width: int) -> str:
+        glyphs = self._glyphs
+        if segment.gap:
+            return glyphs.gap * width
+        if segment.used_bytes is None:
+            return glyphs.unknown * width
+        used = min(width, -(-width * segment.used_bytes // max(1, segment.length)))
+        return glyphs.used * used + glyphs.free * (width - used)
+
+    def _words(self, segment: Segment, width: int) -> str:
+        name = "free" if segment.gap and not segment.name else segment.name
+        for text in (f"{name} {format_bytes(segment.length)}", name):
+            if cell_len(text) <= width:
+                return set_cell_size(text, width + 1)
+        return set_cell_size(set_cell_size(name, max(0, width)) if width > 2 else "", width + 1)
+
+
+def _colour(number: int) -> str:
+    return _COLOURS[number % len(_COLOURS)].removeprefix("ansi_")
