@@ -47,7 +47,7 @@ class RecoveryApp(App[None]):
     CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = False
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f10", "leave", "Leave"),
+        Binding("f10", "leave", "Leave", key_display="F10"),
         Binding("ctrl+q", "leave", "Leave", show=False),
         Binding("ctrl+c", "leave", "Leave", show=False, priority=False),
     ]
@@ -124,7 +124,7 @@ class RecoveryApp(App[None]):
             except RecoveryError as error:
                 await self.tell(error)
 
-        self.run_worker(guarded, exclusive=False)
+        self.run_worker(guarded())
 
     async def tell(self, error: RecoveryError) -> None:
         """An error, and what to do next."""
@@ -139,7 +139,7 @@ class RecoveryApp(App[None]):
             self._look_again = True
             return
         self._looking = True
-        self.run_worker(self._survey, name="survey")
+        self.run_worker(self._survey(), name="survey")
 
     async def _survey(self) -> None:
         try:
@@ -168,7 +168,7 @@ class RecoveryApp(App[None]):
         async def begin() -> None:
             self._stop_watching = await self.ask(self.machine.watch, told)
 
-        self.run_worker(begin, name="watch")
+        self.run_worker(begin(), name="watch")
 
     # -- leaving
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 from textual.app import ComposeResult
-from textual.binding import Binding
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import ModalScreen
 from textual.widgets import Button, Static
@@ -14,7 +15,7 @@ from textual.widgets import Button, Static
 class Question(ModalScreen[str | None]):
     """Asks; gives the id of the button that was pressed, or None for Escape.  The first button has the focus."""
 
-    BINDINGS = [Binding("escape", "decline", "Back")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "decline", "Back")]
 
     def __init__(self, title: str, text: str, buttons: Sequence[tuple[str, str]]) -> None:
         """``buttons``: id and label; the first is the one that does no harm."""
@@ -55,11 +56,11 @@ class Note(Question):
 class Help(Note):
     """What a screen is for, and its keys."""
 
-    BINDINGS = [Binding("f1", "decline", "Back", show=False)]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("f1", "decline", "Back", show=False)]
 
     KEYS = (
-        "\n\nKeys: Tab goes to the next part of the screen, Shift+Tab to the one before; the arrows move within a part; "
-        "Enter or Space chooses; Esc goes back; F1 shows this help; F10 leaves the program. A mouse works too."
+        "\n\nKeys: Tab goes to the next part of the screen, Shift+Tab to the one before; the arrows move within a "
+        "part; Enter or Space chooses; Esc goes back; F1 shows this help; F10 leaves the program. A mouse works too."
     )
 
     def __init__(self, title: str, text: str) -> None:

@@ -38,8 +38,8 @@ class PlainScreen(Screen[ResultT], Generic[ResultT]):
     TITLE: ClassVar[str] = ""
     HELP: ClassVar[str] = ""
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "back", "Back"),
-        Binding("f1", "help", "Help"),
+        Binding("escape", "back", "Back", key_display="Esc"),
+        Binding("f1", "help", "Help", key_display="F1"),
         Binding("question_mark", "help", "Help", show=False),
     ]
 
@@ -66,7 +66,8 @@ class PlainScreen(Screen[ResultT], Generic[ResultT]):
 
     def buttons(self) -> Iterable[Button]:
         """Below the body; their ids are what ``pressed`` gets."""
-        yield Button("Back", id="back", compact=True)
+        if self.can_go_back:
+            yield Button("Back", id="back", compact=True)
 
     @property
     def recovery(self) -> RecoveryApp:
@@ -83,6 +84,10 @@ class PlainScreen(Screen[ResultT], Generic[ResultT]):
             self.action_back()
         elif event.button.id:
             self.pressed(event.button.id)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Back is not offered where there is nothing before."""
+        return self.can_go_back if action == "back" else True
 
     def action_back(self) -> None:
         """Where the person came from."""

@@ -23,6 +23,7 @@ class HomeScreen(PlainScreen[None]):
     """What do you want to do?"""
 
     TITLE = "Recovery"
+    can_go_back = False
     HELP = (
         "This program saves whole machines, and brings them back.\n\n"
         "A system image is a copy of everything on a disk: the system, programs and files. It is kept in a repository, "
@@ -87,9 +88,6 @@ class HomeScreen(PlainScreen[None]):
         from tui.screens.job import JobScreen
 
         await self.recovery.push_screen_wait(JobScreen(job))
-
-    def action_back(self) -> None:
-        """There is nothing before this screen."""
 
 
 def _line(job: Job) -> str:

@@ -130,7 +130,7 @@ class DiskList(OptionList):
         self.set_options(options)
         usable = [number for number, path in enumerate(found) if problems[path] is None]
         at = [number for number in usable if list(found)[number] == before]
-        self.highlighted = (at or usable or [None])[0]
+        self.highlighted = next(iter((*at, *usable)), None)
         if lost:
             self.post_message(self.Marked(self.marked))
 
