@@ -9,6 +9,9 @@ PYTEST_ARGS ?=
 BENCH_GIB ?= 4
 BENCH_RUNS ?= 3
 
+# Which recorded machine the interface is shown on.
+MACHINE ?= laptop
+
 # How long the failure drills run, in minutes, and the seed they begin with (empty: a new one).
 SOAK_MINUTES ?= 120
 SOAK_SEED ?=
@@ -16,11 +19,12 @@ SOAK_SEED ?=
 # Set to 1: the image holds firmware that Wi-Fi and disk controllers need and that is not free software.
 FIRMWARE ?=
 
-.PHONY: help setup demo test soak check bench bench-chunk-size image image-repro usb test-vm test-vm-all lock clean
+.PHONY: help setup demo demo-tui test soak check bench bench-chunk-size image image-repro usb test-vm test-vm-all lock clean
 
 help:
 	@echo "make setup    system packages, .venv with the locked Python packages (as root, or through sudo)"
 	@echo "make demo     capture a disk, destroy it, restore it, prove the result (needs root)"
+	@echo "make demo-tui the interface on a recorded machine: nothing of this one is touched (MACHINE=laptop|server|dying-disk)"
 	@echo "make test     every test that needs no virtual machine (disk tests need root)"
 	@echo "make soak     the failure drills with new seeds, for SOAK_MINUTES=$(SOAK_MINUTES) (needs root)"
 	@echo "make check    lint, format, types, import contracts"
@@ -39,6 +43,9 @@ setup:
 
 demo: setup
 	@.venv/bin/python -m tests.demo
+
+demo-tui: setup
+	@.venv/bin/recovery tui --machine $(MACHINE)
 
 test: setup
 	@.venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(PYTEST_ARGS)

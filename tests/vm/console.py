@@ -42,6 +42,7 @@ class Console:
         self._raw = ""
         self._ended = False
         self._read = 0
+        self._watchers: list[Callable[[bytes], None]] = []
         threading.Thread(target=self._listen, name="serial line", daemon=True).start()
 
     @property
@@ -49,6 +50,10 @@ class Console:
         """All that was shown since the start, without escape sequences."""
         with self._arrived:
             return self._text
+
+    def watch(self, taker: Callable[[bytes], None]) -> None:
+        """Give ``taker`` whatever arrives from now on, as it is."""
+        self._watchers.append(taker)
 
     def wait_for(self, pattern: str, seconds: float, until: Callable[[], bool] = lambda: False) -> re.Match[str]:
         """Wait until what was not read yet matches a regular expression (``$`` is the end of a line or of all).
@@ -104,6 +109,8 @@ class Console:
                     self._ended = True
                     self._arrived.notify_all()
                     return
+                for taker in self._watchers:
+                    taker(data)
                 self._raw += decoder.decode(data)
                 whole = _UNFINISHED.search(self._raw)
                 cut = whole.start() if whole else len(self._raw)
