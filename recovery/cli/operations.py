@@ -60,7 +60,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CaptureRequest:
-    """Capture ``sources``.  ``only`` and ``without``: partition numbers of a single source."""
+    """Capture ``sources``.  ``only`` and ``without``: partition numbers of a single source.
+
+    ``review``: the plan is shown and must be agreed to, as that of a restore.
+    """
 
     sources: tuple[Path, ...]
     only: frozenset[int] | None = None
@@ -74,6 +77,7 @@ class CaptureRequest:
     chunk_bytes: int = CHUNK_BYTES
     dry_run: bool = False
     audit: bool = False
+    review: bool = False
 
     kind = Kind.CAPTURE
 
@@ -194,6 +198,9 @@ def capture_disks(request: CaptureRequest, repository: Repository, output: Outpu
             check_space(plan, repository.store)
         if request.dry_run:
             return ExitCode.DONE
+        if request.review:
+            with work.paused():
+                _agree(output, progress)
         options = CaptureOptions(
             level=request.level,
             verify=request.verify,
@@ -214,6 +221,15 @@ def capture_disks(request: CaptureRequest, repository: Repository, output: Outpu
         if not audited.passed:
             return ExitCode.REPOSITORY_DAMAGED
     return ExitCode.DONE if result.complete else ExitCode.INCOMPLETE
+
+
+def _agree(output: Output, progress: Progress) -> None:
+    """Have the plan of a capture agreed to.  Raises Cancelled, or Refused where nobody can be asked."""
+    progress.check()
+    if not output.can_ask:
+        raise Refused("the plan was not agreed to, and there is nobody to ask", "Capture without a review.")
+    if output.ask("Start the capture? Type yes: ").strip() != "yes":
+        raise Cancelled("not agreed to; no image was made", "Nothing was stored.")
 
 
 def _audit_new(repository: Repository, snapshot: str, progress: Progress) -> AuditResult:
