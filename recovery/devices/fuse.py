@@ -9,7 +9,7 @@
     end of the block     -- end of input --> ends, and with it the mount, whatever became of the parent
 
 The mount lies in the child's own namespace and is reached through ``/proc/PID/root``: nothing stays mounted when
-either of the two is killed.  It needs root.
+either of the two is killed.  Who is not root gets a user namespace with it, where the kernel allows that.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def served(module: str, spec: msgspec.Struct, *, needed_for: str) -> Iterator[Pa
     """
     with tempfile.TemporaryDirectory(prefix="recovery-view-") as folder:
         # Slave: our mount stays ours, but what is unmounted elsewhere does not live on in our namespace.
-        arguments = ["unshare", "--mount", "--propagation", "slave", sys.executable, "-m", module, folder]
+        namespaces = ["--mount", "--propagation", "slave"]
+        namespaces += [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+        arguments = ["unshare", *namespaces, sys.executable, "-m", module, folder]
         with companion(
             arguments, needed_for=needed_for, first=msgspec.json.encode(spec) + b"\n", ready=_READY
         ) as child:

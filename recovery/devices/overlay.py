@@ -107,7 +107,7 @@ class View:
 
 @contextmanager
 def overlay(path: Path, extent: Extent, *, scratch: Path | None = None, limit_bytes: int = 0) -> Iterator[View]:
-    """A view of ``extent`` (bytes) of the disk or image file ``path`` for the time of the ``with`` block.  Needs root.
+    """A view of ``extent`` (bytes) of the disk or image file ``path`` for the time of the ``with`` block.
 
     Changes are kept in a nameless file in ``scratch`` (by default the system's folder for such), at most
     ``limit_bytes`` of them; 0: half of what is free there, 4 GiB at most.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recovery.devices.loop import read_only_loop, view_loop
-from recovery.devices.overlay import View
+from recovery.devices.overlay import View, overlay
 from recovery.errors import DeviceError
 from recovery.extent import Extent, Extents
 
@@ -60,7 +60,7 @@ class Inspection:
 class FilesystemSource:
     """A partition to be read: ``device`` is a loop device over it or over a view of it, ``size_bytes`` its length.
 
-    Over the partition itself it is read-only.
+    Over the partition itself it is read-only.  Without root it is a view, a file.
     """
 
     device: Path
@@ -84,8 +84,12 @@ class FilesystemSource:
 def open_source(path: Path, extent: Extent, logical_sector_bytes: int) -> Iterator[FilesystemSource]:
     """The partition ``extent`` (bytes) of ``path``, behind a read-only loop device.
 
-    Raises DeviceError when no loop device can be had.
+    Who is not root gets no loop device, but a view of an image file.  Raises DeviceError when neither can be had.
     """
+    if os.geteuid() != 0 and path.is_file():
+        with overlay(path, extent) as view, _opened(view.path) as source:
+            yield source
+        return
     with read_only_loop(path, extent, logical_sector_bytes) as device, _opened(device) as source:
         yield source
 
