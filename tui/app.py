@@ -170,6 +170,13 @@ class RecoveryApp(App[None]):
 
         self.run_worker(begin(), name="watch")
 
+    # -- errors of our own
+
+    def _handle_exception(self, error: Exception) -> None:
+        """As Textual does: the program ends and shows it; and it is kept, for the screen is soon drawn over."""
+        log.error("the interface broke", exc_info=error)
+        super()._handle_exception(error)
+
     # -- leaving
 
     def action_leave(self) -> None:

@@ -1,47 +1,91 @@
-"""The interface from the command line: which machine, which terminal."""
+"""The interface from the command line: which machine, which terminal; and again, when it broke."""
 
 from __future__ import annotations
 
 import logging
 import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from recovery.errors import DeviceError
 from recovery.jobs.folder import jobs_folder
 from tui.glyphs import Terminal, this_terminal
 
+if TYPE_CHECKING:
+    from tui.machine import Machine
+
 #: Frames a second on a line of 115,200 bits a second: a whole screen is some 4,000 bytes.
 _SLOW_FRAMES = "4"
+#: An interface that breaks more often than so within so many seconds is not started again.
+_BREAKS, _BREAKS_SECONDS = 3, 60.0
+_PAUSE_SECONDS = 3.0
 
 
 def start(recording: Path | None) -> None:
-    """Run until the person leaves.  ``recording``: a file, or the name of one that ships."""
+    """Run until the person leaves.  ``recording``: a file, or the name of one that ships.
+
+    Raises UsageError for a recording that is none.
+    """
     terminal = this_terminal()
     if terminal.slow:
         os.environ.setdefault("TEXTUAL_FPS", _SLOW_FRAMES)
     os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
-    _log_to_file()
-    _run(terminal, recording)
+    log = log_to_file()
+    with _machine(recording) as machine:
+        sys.exit(until_left(lambda: _run(machine, terminal), log))
 
 
-def _run(terminal: Terminal, recording: Path | None) -> None:
-    from tui.app import RecoveryApp  # after the environment says how to draw
-    from tui.machine import LocalMachine, Machine
+def until_left(run: Callable[[], int], log: Path | None, pause_seconds: float = _PAUSE_SECONDS) -> int:
+    """Call ``run`` until it gives 0: the person has left.  What it gave when it broke too often."""
+    broke: list[float] = []
+    while (code := run()) != 0:
+        broke = [*(at for at in broke if time.monotonic() - at < _BREAKS_SECONDS), time.monotonic()]
+        place = f" What happened is in {log}." if log is not None else ""
+        _say(f"\nThe interface ended because of an error in it. No job was stopped by that.{place}")
+        if len(broke) >= _BREAKS:
+            _say("It ended so several times, and is not started again: 'recovery jobs' shows jobs.")
+            break
+        _say("It starts again ...")
+        time.sleep(pause_seconds)
+    return code
 
-    machine: Machine
-    if recording is None:
-        machine = LocalMachine()
-        RecoveryApp(machine, terminal).run()
-        return
-    from tui.recorded import recorded_machine
 
-    with recorded_machine(recording) as machine:
-        RecoveryApp(machine, terminal).run()
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
-def _log_to_file() -> None:
-    """What modules log must not be drawn over the screen."""
-    place = jobs_folder().parent / "interface.log"
-    place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    handler = logging.FileHandler(place)
+def log_to_file() -> Path | None:
+    """What modules log must not be drawn over the screen: where it goes instead, if there is a place for it."""
+    logging.root.handlers = [logging.NullHandler()]
+    try:
+        place = jobs_folder().parent / "interface.log"
+        place.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handler = logging.FileHandler(place)
+    except (DeviceError, OSError):
+        return None
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.root.handlers = [handler]
+    return place
+
+
+def _machine(recording: Path | None) -> AbstractContextManager[Machine]:
+    if recording is not None:
+        from tui.recorded import recorded_machine
+
+        return recorded_machine(recording)
+    from tui.machine import LocalMachine
+
+    return nullcontext(LocalMachine())
+
+
+def _run(machine: Machine, terminal: Terminal) -> int:
+    from tui.app import RecoveryApp  # after the environment says how to draw
+
+    app = RecoveryApp(machine, terminal)
+    app.run()
+    return app.return_code or 0

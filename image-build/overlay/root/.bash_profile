@@ -1,10 +1,11 @@
-# The consoles of the machine reach the program; a shell alone is on tty2.
+# The consoles of the machine reach the interface, and the prompt when it is left; a shell alone is on tty2.
 [ ! -r ~/.bashrc ] || . ~/.bashrc
 export LANG=C.UTF-8
 case $(tty) in
     /dev/tty1 | /dev/ttyS0)
         # A serial line tells no size.
         [ "$(stty size 2>/dev/null)" != "0 0" ] || stty rows 24 cols 80
+        recovery tui
         /usr/lib/recovery/welcome
         ;;
 esac
