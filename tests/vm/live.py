@@ -16,8 +16,9 @@ from typing import Any
 
 from tests.support.disks import MIB, loop, mounted, partitioned, run, sfdisk_json
 from tests.support.program import PASSWORD, ROOT
-from tests.vm.console import Said
+from tests.vm.console import Console, Said
 from tests.vm.machine import Machine, Running, started
+from tests.vm.terminal import KEYS
 
 IMAGE = Path(os.environ.get("RECOVERY_VM_IMAGE", ROOT / "build" / "recovery-amd64.iso"))
 REPOSITORY = "/media/backup/recovery"
@@ -101,8 +102,17 @@ def live(machine: Machine, folder: Path, entry: str = SERIAL_CONSOLE) -> Iterato
     with started(machine, folder) as running:
         running.console.wait_for("Start Recovery", 300)
         running.console.send(entry)
-        running.console.log_in(BOOT_SECONDS)
+        leave_interface(running.console)
         yield Live(running)
+
+
+def leave_interface(console: Console) -> None:
+    """Wait for the interface, and leave it for the prompt."""
+    console.wait_for("What do you want to do", BOOT_SECONDS)
+    console.send(KEYS["f10"])
+    console.wait_for("Leave the program", 300)
+    console.send(KEYS["tab"] + KEYS["enter"])
+    console.log_in(300)
 
 
 def backup_disk(path: Path, size_mib: int = 3072) -> Path:
