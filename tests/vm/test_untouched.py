@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.disks import run, sha256
-from tests.vm.live import BOOT_SECONDS, IMAGE, Live, live
+from tests.vm.live import BOOT_SECONDS, IMAGE, Live, leave_interface, live
 from tests.vm.machine import Bus, Disk, Machine, Medium, started
 from tests.vm.tempting_disks import tempting
 
@@ -73,7 +73,7 @@ def test_a_stick_that_appears_late_is_waited_for_and_nothing_is_written(
             running.console.wait_for("Waiting for the medium", BOOT_SECONDS)
             time.sleep(10)
             running.attach(stick)
-            running.console.log_in(BOOT_SECONDS)
+            leave_interface(running.console)
             there = Live(running)
             idle(there, disks)
             there.power_off()
