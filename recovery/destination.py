@@ -74,6 +74,14 @@ _DRIVERS = {
 }
 
 
+#: What can be mounted, by blkid's name.
+MOUNTABLE = frozenset(_DRIVERS)
+
+
+class NotClosed(Refused):
+    """A filesystem was not closed cleanly: mounting it for writing changes it before anything else does."""
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A block device that may become a destination; ``unclean`` says that its filesystem was not closed, and how."""
@@ -165,15 +173,20 @@ def mount(candidate: Candidate, folder: Path | None = None, *, read_only: bool =
                     place.rmdir()
             raise
         protection.keep_off()
+    return describe(place, str(candidate.node), candidate.content)
+
+
+def describe(place: Path, device: str, content: Content | None) -> Destination:
+    """What is mounted at ``place``; ``content``: what was recognised there.  Raises OSError."""
     room = os.statvfs(place)
     return Destination(
-        device=str(candidate.node),
+        device=device,
         folder=printable(str(place)),
-        filesystem=candidate.content.type,
-        label=candidate.content.label or "",
+        filesystem=content.type if content is not None else "",
+        label=(content.label or "") if content is not None else "",
         size_bytes=room.f_blocks * room.f_frsize,
         free_bytes=room.f_bavail * room.f_frsize,
-        read_only=read_only,
+        read_only=bool(room.f_flag & os.ST_RDONLY),
         repositories=tuple(sorted(printable(str(found)) for found in _repositories(place))),
     )
 
@@ -307,9 +320,12 @@ def _repositories(place: Path) -> Iterator[Path]:
     """Folders that look like a repository: ``place``, and those right in it."""
     with os.scandir(place) as entries:
         inside = [Path(entry.path) for entry in itertools.islice(entries, _LOOKED_AT)]
-    for folder in (place, *inside):
-        if (folder / "config").is_file() and (folder / "keys").is_dir() and (folder / "data").is_dir():
-            yield folder
+    yield from (folder for folder in (place, *inside) if looks_like_repository(folder))
+
+
+def looks_like_repository(folder: Path) -> bool:
+    """Whether it has what every repository has.  Raises OSError."""
+    return (folder / "config").is_file() and (folder / "keys").is_dir() and (folder / "data").is_dir()
 
 
 def _mount_at(system: System, place: Path) -> Mount:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
-from recovery import destination
+from recovery import destination, formatting, places
 from recovery.command import run
 from recovery.devices.disk import Disk, watch_disks
 from recovery.devices.health import Health, health
@@ -54,8 +54,17 @@ class Machine(Protocol):
     def destinations(self) -> list[destination.Destination]:
         """Filesystems that are mounted, and may hold a repository."""
 
-    def mount(self, device: Path, *, read_only: bool = False) -> destination.Destination:
-        """Make the filesystem on ``device`` a destination.  Raises Refused with the reason, UsageError, DeviceError."""
+    def mount(self, device: Path, *, read_only: bool = False, unclean: bool = False) -> destination.Destination:
+        """Make the filesystem on ``device`` a destination.  ``unclean``: also when writing mends it first.
+
+        Raises NotClosed without that, Refused with the reason, UsageError, DeviceError.
+        """
+
+    def plan_format(self, disk: Disk) -> formatting.FormatPlan:
+        """What erasing ``disk`` for a repository would overwrite.  Raises Refused with the reason, DeviceError."""
+
+    def format(self, plan: formatting.FormatPlan) -> destination.Destination:
+        """Erase the disk of a plan that was confirmed, make a filesystem on it, and mount that."""
 
     def health(self, disk: Disk) -> Health:
         """What the disk says of itself (SMART).  Raises DeviceError, ProgramMissing."""
@@ -101,11 +110,22 @@ class LocalMachine:
 
     def destinations(self) -> list[destination.Destination]:
         """What is mounted below /media."""
-        return destination.mounted()
+        return places.mounted()
 
-    def mount(self, device: Path, *, read_only: bool = False) -> destination.Destination:
+    def mount(self, device: Path, *, read_only: bool = False, unclean: bool = False) -> destination.Destination:
         """Below /media."""
-        return destination.mount(destination.look(device, read_only=read_only), read_only=read_only)
+        candidate = destination.look(device, read_only=read_only)
+        if candidate.unclean and not read_only and not unclean:
+            raise destination.NotClosed(f"{device}: {candidate.unclean}", "Mounting it writes to it.")
+        return destination.mount(candidate, read_only=read_only)
+
+    def plan_format(self, disk: Disk) -> formatting.FormatPlan:
+        """As the engine sees the disk now."""
+        return formatting.plan_format(disk.place)
+
+    def format(self, plan: formatting.FormatPlan) -> destination.Destination:
+        """A GPT with one ext4 partition, mounted below /media."""
+        return formatting.format_disk(plan)
 
     def health(self, disk: Disk) -> Health:
         """By smartctl."""

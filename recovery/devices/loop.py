@@ -50,6 +50,16 @@ def view_loop(view: Path, logical_sector_bytes: int = 512) -> Iterator[Path]:
 
 
 @contextmanager
+def writable_loop(path: Path, extent: Extent, logical_sector_bytes: int = 512) -> Iterator[Path]:
+    """Attach ``extent`` (bytes) of a confirmed target as a block device that may be written.
+
+    Raises DeviceError when no loop device can be had.
+    """
+    with _attached(path, extent, logical_sector_bytes, writable=True) as device:
+        yield device
+
+
+@contextmanager
 def _attached(path: Path, extent: Extent, logical_sector_bytes: int, *, writable: bool) -> Iterator[Path]:
     """A loop device that goes when the last who has it open closes it: also when this process is killed, whenever."""
     try:

@@ -1,0 +1,112 @@
+"""A disk is erased to become the place for a repository: under the laws for targets, judged by sfdisk and e2fsck."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from recovery import formatting
+from recovery.errors import DeviceError, Refused, UsageError
+from recovery.formatting import format_disk, plan_format
+from tests.support.disks import GPT_SCRIPT, MIB, blank, loop, mounted, partitioned, run, sfdisk_json, sha256
+from tests.support.live import live
+from tests.support.members import md_member
+
+pytestmark = [pytest.mark.disk, pytest.mark.skipif(os.geteuid() != 0, reason="writes to disks, which only root may")]
+
+SIZE = 64 * MIB
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This kernel may make no devices for partitions; nobody waits for them here."""
+    monkeypatch.setattr(formatting, "_NODE_SECONDS", 0.5)
+
+
+def formatted(device: Path) -> None:
+    """Erase it; a kernel that makes no device for the partition says so, and all else is done then."""
+    plan = plan_format(device)
+    try:
+        made = format_disk(plan)
+    except DeviceError as error:
+        if "has a new filesystem, but this kernel made no device" not in error.message:
+            raise
+    else:
+        run("umount", made.folder)
+
+
+@pytest.mark.parametrize("sector_bytes", [512, 4096])
+def test_the_disk_holds_one_sound_filesystem_and_nothing_of_what_was_there(tmp_path: Path, sector_bytes: int) -> None:
+    image = partitioned(tmp_path / "disk.img", SIZE, GPT_SCRIPT, sector_bytes)
+    with loop(image, sector_bytes=sector_bytes) as device:
+        formatted(device)
+    table = sfdisk_json(image, sector_bytes)
+    assert (table["label"], len(table["partitions"])) == ("gpt", 1)
+    (part,) = table["partitions"]
+    start, size = part["start"] * sector_bytes, part["size"] * sector_bytes
+    assert start == MIB
+    assert size > SIZE - 3 * MIB
+    with loop(image, offset=start, size=size, sector_bytes=sector_bytes) as device:
+        run("e2fsck", "-f", "-n", device)
+        assert run("blkid", "-p", "-s", "LABEL", "-o", "value", device).strip() == "recovery"
+        with mounted(device, tmp_path / "mounted") as folder:
+            (folder / "file").write_text("content")
+
+
+def test_write_protection_is_off_only_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = live(tmp_path, monkeypatch)
+    with system.disk(blank(tmp_path / "disk.img", SIZE)) as device:
+        formatted(device)
+        assert system.is_protected(device)
+        assert run("blkid", "-p", "-s", "PTTYPE", "-o", "value", device).strip() == "gpt"
+
+
+def test_what_must_not_be_erased_is_left_as_it_is(tmp_path: Path) -> None:
+    image = blank(tmp_path / "disk.img", SIZE)
+    run("mkfs.ext4", "-q", "-F", image)
+    before = sha256(image)
+    with pytest.raises(UsageError, match="is a file"):
+        plan_format(image)
+    with loop(image, read_only=True) as device, pytest.raises(Refused, match="is read-only"):
+        plan_format(device)
+    assert sha256(image) == before
+    with loop(image) as device, mounted(device, tmp_path / "mounted"), pytest.raises(Refused, match="mounted at"):
+        plan_format(device)
+    with loop(blank(tmp_path / "small.img", MIB)) as device, pytest.raises(Refused, match="has only"):
+        plan_format(device)
+
+
+def test_another_disk_than_the_one_that_was_shown_is_not_erased(tmp_path: Path) -> None:
+    one, other = blank(tmp_path / "one.img", SIZE), partitioned(tmp_path / "other.img", SIZE, GPT_SCRIPT)
+    with loop(one) as device:
+        plan = plan_format(device)
+    run("losetup", device, other)
+    try:
+        before = sha256(other)
+        with pytest.raises(Refused, match="no longer the disk"):
+            format_disk(plan)
+        assert sha256(other) == before
+    finally:
+        run("losetup", "--detach", device)
+
+
+def test_a_disk_that_came_into_use_is_not_erased(tmp_path: Path) -> None:
+    image = blank(tmp_path / "disk.img", SIZE)
+    run("mkfs.ext4", "-q", "-F", image)
+    with loop(image) as device:
+        plan = plan_format(device)
+        with mounted(device, tmp_path / "mounted") as folder:
+            (folder / "file").write_text("content")
+            with pytest.raises(Refused, match="in use"):
+                format_disk(plan)
+            assert (folder / "file").read_text() == "content"
+
+
+def test_members_of_arrays_are_named_in_the_plan(tmp_path: Path) -> None:
+    image = blank(tmp_path / "disk.img", SIZE)
+    md_member(image, 0, SIZE // 512)
+    with loop(image) as device:
+        (broken,) = plan_format(device).breaks
+        assert "RAID array" in broken
