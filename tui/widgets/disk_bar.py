@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
+from recovery.image.manifest import ImageDisk, ImagePartition
 from recovery.inventory import DiskReport, PartitionReport, shown
 from recovery.units import format_bytes
 from tui.glyphs import Glyphs
@@ -30,31 +31,68 @@ _FILESYSTEMS = {"vfat": "FAT", "ntfs": "NTFS", "exfat": "exFAT", "xfs": "XFS", "
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A part of the bar: bytes long; ``used_bytes`` None: not known.  ``gap``: no partition."""
+    """A part of the bar: bytes long; ``used_bytes`` None: not known.  ``gap``: no partition; ``number``: of one."""
 
     name: str
     length: int
     used_bytes: int | None = None
     gap: bool = False
+    number: int | None = None
 
 
-def segments(report: DiskReport) -> list[Segment]:
-    """The disk's partitions and the gaps between them, in their order on the disk."""
+def segments(report: DiskReport, size_bytes: int | None = None) -> list[Segment]:
+    """The disk's partitions and the gaps between them, in their order on the disk.
+
+    ``size_bytes``: of another disk, on which they would lie as they do on this one.
+    """
+    size = report.disk.size_bytes if size_bytes is None else size_bytes
     if report.table is None:
         name = describe(report.system, report.content.type if report.content else "", None)
-        used = report.used_bytes
-        return [Segment(name, report.disk.size_bytes, used, gap=report.content is None)]
+        whole = Segment(name, report.disk.size_bytes, report.used_bytes, gap=report.content is None)
+        return _with_gaps([(0, whole)], size)
+    partitions = [part for part in report.partitions if part.entry.role != "extended"]
+    return _with_gaps(
+        [
+            (part.entry.offset, Segment(_name(part), part.entry.length, part.used_bytes, number=part.entry.number))
+            for part in partitions
+        ],
+        size,
+    )
+
+
+def segments_of_image(record: ImageDisk, size_bytes: int | None = None) -> list[Segment]:
+    """As ``segments``, of a captured disk."""
+    size = record.size_bytes if size_bytes is None else size_bytes
+    names = {entry.number: entry.name or "" for entry in record.table.entries} if record.table else {}
+    partitions = [part for part in record.partitions if part.role != "extended"]
+    if not partitions:
+        content = record.content
+        name = describe("", content.type, content.label) if content else ""
+        return _with_gaps([(0, Segment(name, record.size_bytes, record.used_bytes, gap=content is None))], size)
+    return _with_gaps([(part.offset, _captured(part, names.get(part.number, ""))) for part in partitions], size)
+
+
+def _captured(part: ImagePartition, name: str) -> Segment:
+    content = part.content
+    words = shown(name) or "unknown"
+    if content is not None:
+        words = describe("", _KINDS.get(content.kind, content.type), content.label)
+    if part.method == "left-out":
+        return Segment(f"left out: {words}", part.length, 0, number=part.number)
+    return Segment(words, part.length, part.used_bytes if part.method == "map" else None, number=part.number)
+
+
+def _with_gaps(placed: Sequence[tuple[int, Segment]], size_bytes: int) -> list[Segment]:
+    """The segments at their offsets, and the gaps of a disk of ``size_bytes`` that are large enough to be seen."""
     found: list[Segment] = []
     end = 0
-    least_gap = report.disk.size_bytes // 200
-    partitions = [part for part in report.partitions if part.entry.role != "extended"]
-    for part in sorted(partitions, key=lambda part: part.entry.offset):
-        if part.entry.offset - end > least_gap:
-            found.append(Segment("", part.entry.offset - end, gap=True))
-        found.append(Segment(_name(part), part.entry.length, part.used_bytes))
-        end = max(end, part.entry.end)
-    if report.disk.size_bytes - end > least_gap:
-        found.append(Segment("", report.disk.size_bytes - end, gap=True))
+    for offset, segment in sorted(placed, key=lambda pair: pair[0]):
+        if offset - end > size_bytes // 200:
+            found.append(Segment("", offset - end, gap=True))
+        found.append(segment)
+        end = max(end, offset + segment.length)
+    if size_bytes - end > size_bytes // 200:
+        found.append(Segment("", size_bytes - end, gap=True))
     return found
 
 
@@ -90,8 +128,8 @@ def widths(lengths: Sequence[int], cells: int) -> list[int]:
 class DiskBar:
     """A rich renderable of two lines, as wide as it may be."""
 
-    def __init__(self, report: DiskReport, glyphs: Glyphs) -> None:
-        self._segments = segments(report)
+    def __init__(self, of: DiskReport | Sequence[Segment], glyphs: Glyphs) -> None:
+        self._segments = segments(of) if isinstance(of, DiskReport) else list(of)
         self._glyphs = glyphs
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

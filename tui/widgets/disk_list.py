@@ -32,6 +32,8 @@ _TRANSPORTS = {
 
 #: Why a disk cannot be chosen, in a sentence; None when it can.
 Why = Callable[[DiskReport], str | None]
+#: What is worth knowing of a disk that can be chosen, in a sentence; empty when nothing is.
+Note = Callable[[DiskReport], str]
 
 
 def headline(report: DiskReport) -> str:
@@ -53,7 +55,9 @@ def remarks(report: DiskReport) -> list[str]:
     return [shown(sentence) for sentence in (*found, *report.findings)]
 
 
-def card(report: DiskReport, glyphs: Glyphs, mark: str = "", problem: str | None = None) -> RenderableType:
+def card(
+    report: DiskReport, glyphs: Glyphs, mark: str = "", problem: str | None = None, note: str = ""
+) -> RenderableType:
     """One disk: its headline, its bar, and remarks."""
     parts: list[RenderableType] = [
         Text(f"{mark} {headline(report)}".strip(), style="bold", no_wrap=True, overflow="ellipsis"),
@@ -62,6 +66,7 @@ def card(report: DiskReport, glyphs: Glyphs, mark: str = "", problem: str | None
     if problem:
         parts.append(Text(f"Cannot be chosen: {problem}", style="yellow"))
     else:
+        parts += [Text(note)] if note else []
         parts += [Text(sentence, style="yellow") for sentence in remarks(report)]
     return Padding(Group(*parts), (0, 0, 1, 0))
 
@@ -88,6 +93,7 @@ class DiskList(OptionList):
         glyphs: Glyphs,
         *,
         why_not: Why = lambda report: None,
+        note: Note = lambda report: "",
         several: bool = False,
         marked: Sequence[str] = (),
         chosen: str = "",
@@ -95,7 +101,7 @@ class DiskList(OptionList):
     ) -> None:
         """``why_not`` disables a disk with a reason.  ``marked``, ``chosen``: paths of disks, from before."""
         super().__init__(id=id, markup=False)
-        self._glyphs, self._why_not, self._several = glyphs, why_not, several
+        self._glyphs, self._why_not, self._note, self._several = glyphs, why_not, note, several
         self._marked = set(marked)
         self._wanted = chosen
         self._reports: dict[str, DiskReport] = {}
@@ -121,7 +127,7 @@ class DiskList(OptionList):
         self._marked -= lost
         options = [
             Option(
-                card(report, self._glyphs, self._mark(path, problems[path]), problems[path]),
+                card(report, self._glyphs, self._mark(path, problems[path]), problems[path], self._note(report)),
                 id=path,
                 disabled=problems[path] is not None,
             )
@@ -150,7 +156,7 @@ class DiskList(OptionList):
             self.post_message(self.Chosen(report))
             return
         self._marked ^= {path}
-        self.replace_option_prompt(path, card(report, self._glyphs, self._mark(path, None)))
+        self.replace_option_prompt(path, card(report, self._glyphs, self._mark(path, None), None, self._note(report)))
         self.post_message(self.Marked(self.marked))
 
     def on_key(self, event: events.Key) -> None:
