@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from recovery.devices.holes import Holes, is_zeros
 from recovery.errors import DestinationFull, DeviceError, RecoveryError, Refused
 from recovery.extent import Extent, Extents
 from recovery.units import KIB, MIB, align_down
@@ -148,6 +149,7 @@ class SourceReader(_Device):
         self._bounce: mmap.mmap | None = None
         self._good: int | None = None
         self._failed_bytes = 0
+        self._holes = Holes(self._file)
         os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
     def __enter__(self) -> SourceReader:
@@ -178,6 +180,10 @@ class SourceReader(_Device):
             if gap.length < _READ_THROUGH_BYTES:
                 _zero(buffer, gap.offset - extent.offset, gap.end - extent.offset)
         return Extents(unreadable).intersect(inside) if unreadable else Extents()
+
+    def hole_end(self, offset: int) -> int:
+        """Up to where an image file certainly holds zeros from ``offset`` on; ``offset`` itself when it may not."""
+        return self._holes.end_at(offset)
 
     def drop_cache(self, before: int) -> None:
         """Give the page cache below the offset ``before`` back."""
@@ -300,14 +306,20 @@ class TargetWriter(_Device):
                 raise Refused(f"{path} is being written by another program", "Wait until it has ended.") from error
             raise _write_error(path, error) from error
         self.size_bytes = size_of(self._file)
+        self._holes = Holes(self._file)
         self._unsynced = 0
 
     def __enter__(self) -> TargetWriter:
         return self
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Write all of ``data`` at ``offset``.  Raises DestinationFull, DeviceError."""
+        """Write all of ``data`` at ``offset``; zeros into a hole of an image file leave it.
+
+        Raises DestinationFull, DeviceError.
+        """
         view = memoryview(data)
+        if self._holes.end_at(offset) >= offset + len(view) and is_zeros(view):
+            return
         try:
             while len(view):
                 count = os.pwrite(self._file, view, offset)

@@ -36,7 +36,8 @@ def main() -> None:
                 used = Extents(zip(request.used[::2], request.used[1::2], strict=True))
                 start = request.slot * size
                 lost = source.read(extent, used, memory[start : start + size])
-                _send(Answer(number, [edge for area in lost for edge in area]))
+                zeros_until = source.hole_end(extent.end)
+                _send(Answer(number, [edge for area in lost for edge in area], zeros_until=zeros_until))
     except RecoveryError as error:
         _send(Answer(number, error=error.message, hint=error.hint))
     except BrokenPipeError:

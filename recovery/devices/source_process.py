@@ -59,7 +59,8 @@ class Request(msgspec.Struct, array_like=True):
 class Answer(msgspec.Struct, array_like=True):
     """To the request ``number``: ``lost`` could not be read (offset and length by turns); or ``error`` and ``hint``.
 
-    Neither is final while ``busy``: the child only says that it is alive.
+    Neither is final while ``busy``: the child only says that it is alive.  What follows the extent that was asked for
+    is zeros up to ``zeros_until``, a hole of an image file.
     """
 
     number: int
@@ -67,6 +68,7 @@ class Answer(msgspec.Struct, array_like=True):
     error: str = ""
     hint: str = ""
     busy: bool = False
+    zeros_until: int = 0
 
 
 class SharedBuffers:
@@ -119,6 +121,8 @@ class SourceProcess:
         self._held = ExitStack()
         self._child: Companion | None = None
         self._number = 0
+        #: A hole of an image file, known from the last read: zeros that need not be read.
+        self.hole = Extent(0, 0)
 
     def __enter__(self) -> SourceProcess:
         arguments = [sys.executable, "-m", "recovery.devices.source_child", str(self.path), str(self.sector_bytes)]
@@ -146,6 +150,7 @@ class SourceProcess:
         self._number += 1
         self._send(Request(self._number, extent.offset, extent.length, self.buffers.slot(buffer), flat))
         answer = self._answer(extent)
+        self.hole = Extent(extent.end, max(0, answer.zeros_until - extent.end))
         return Extents(zip(answer.lost[::2], answer.lost[1::2], strict=True))
 
     def drop_cache(self, before: int) -> None:

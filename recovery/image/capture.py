@@ -14,7 +14,7 @@ import msgspec
 
 import recovery
 from recovery.devices.mapfile import map_pieces
-from recovery.extent import Extents
+from recovery.extent import Extent, Extents
 from recovery.image.capture_plan import CapturePlan, PlannedDisk
 from recovery.image.layout import CHUNK_BYTES
 from recovery.image.machine import this_machine
@@ -137,8 +137,16 @@ def _store_disk(chunks: ChunkWriter, planned: PlannedDisk, progress: Progress) -
     used = planned.domain.used
     unreadable: list[tuple[int, int]] = []
     source = planned.reader
-    for number, (extent, hole) in enumerate(planned.layout):
+    layout, number = planned.layout, 0
+    while number < len(layout):
         progress.check()
+        extent, hole = layout[number]
+        if not hole and (count := layout.run_within(number, source.hole, chunks.chunk_bytes)):
+            chunks.put_zero_chunks(count)
+            progress.advance(used.clip(Extent(extent.offset, count * extent.length)).total_bytes)
+            number += count
+            continue
+        number += 1
         if hole:
             chunks.put_zeros(extent.length)
             continue

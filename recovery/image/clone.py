@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from recovery.extent import Extent, Extents
 from recovery.image.capture_plan import PlannedDisk
 from recovery.image.compare import Expected, TargetHasher
+from recovery.image.layout import zero_id, zeros
 from recovery.image.restore import RestoreResult
 from recovery.image.restore_plan import RestorePlan
 from recovery.image.target import Written, read_back, write_target
@@ -91,8 +92,12 @@ def _read_piece(
     source: PlannedDisk, extent: Extent, buffer: memoryview, hasher: TargetHasher | None
 ) -> tuple[LoadedPiece, Extents]:
     used = source.domain.used.clip(extent)
-    lost = source.reader.read(extent, used, buffer)
-    data = buffer[: extent.length]
-    digest = hashlib.sha256(data).digest()
+    data: bytes | memoryview
+    if Extents([source.reader.hole]).covers(extent):
+        data, digest, lost = zeros(extent.length), zero_id(extent.length), Extents()
+    else:
+        lost = source.reader.read(extent, used, buffer)
+        data = buffer[: extent.length]
+        digest = hashlib.sha256(data).digest()
     held = hasher is not None and hasher.digest(Expected(extent, used, digest)) == digest
     return LoadedPiece(extent, used, data, digest, held=held), lost

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from recovery.devices.blockio import SourceReader, TargetWriter
 from recovery.extent import Extent, Extents
+from recovery.image.layout import zero_id
 from recovery.progress import Progress
 
 _READERS = 2
@@ -62,6 +63,8 @@ class TargetHasher:
         """SHA-256 of what the target holds there; None when a part of it cannot be read."""
         room, reader = self._room(piece.extent.length), self._reader()
         place = Extent(piece.extent.offset + self._shift, piece.extent.length)
+        if reader.hole_end(place.offset) >= place.end:
+            return zero_id(place.length)
         lost = reader.read(place, piece.body.shift(self._shift), room)
         return None if lost else hashlib.sha256(room[: place.length]).digest()
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -60,6 +60,23 @@ class Layout:
     def index_at(self, offset: int) -> int:
         """Number of the piece that holds the byte ``offset``."""
         return bisect_right(self._offsets, offset) - 1
+
+    def run_within(self, index: int, within: Extent, length: int) -> int:
+        """How many pieces from ``index`` on, none of them a hole, are ``length`` bytes long and lie ``within``."""
+        start = self._offsets[index]
+        if start < within.offset:
+            return 0
+        hole = self._holes.find(1, index)
+        stop = hole if hole >= 0 else len(self)
+        if within.end < self.size_bytes:
+            stop = min(stop, self.index_at(within.end))
+
+        def shorter(end: int) -> bool:
+            """Whether a piece before ``end`` is: no piece that is not a hole is longer than a chunk."""
+            reached = self._offsets[end] if end < len(self) else self.size_bytes
+            return reached - start < (end - index) * length
+
+        return bisect_left(range(index + 1, max(index, stop) + 1), True, key=shorter)
 
 
 class TooManyPieces(ValueError):
@@ -139,3 +156,9 @@ def zero_id(length: int) -> bytes:
         digest.update(block)
     digest.update(block[: length % MIB])
     return digest.digest()
+
+
+@lru_cache(maxsize=8)
+def zeros(length: int) -> bytes:
+    """``length`` zero bytes, the same object again and again."""
+    return bytes(length)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from recovery.devices.mapfile import parse_map
 from recovery.errors import DeviceError, RecoveryError, RepositoryDamaged, UsageError
 from recovery.extent import Extent, Extents
-from recovery.image.layout import Layout, TooManyPieces, make_layout, zero_id
+from recovery.image.layout import Layout, TooManyPieces, make_layout, zero_id, zeros
 from recovery.image.manifest import MANIFEST_NAME, ImageDisk, Manifest, decode_manifest
 from recovery.repository.format import ID_BYTES, BlobType, Node, decode_ids
 from recovery.repository.index import Location
@@ -278,7 +278,7 @@ class DiskImage:
             extent, blob_id = self.layout[index].extent, self.id_of(index)
             used = self.used.clip(extent)
             if blob_id == zero_id(extent.length):
-                yield LoadedPiece(extent, used, bytes(extent.length), blob_id)
+                yield LoadedPiece(extent, used, zeros(extent.length), blob_id)
                 continue
             plain = opened.get(blob_id, f"its blob {blob_id.hex()[:8]} is in no pack")
             if isinstance(plain, bytes) and len(plain) != extent.length:

@@ -21,6 +21,7 @@ from types import TracebackType
 import msgspec
 import zstandard
 
+from recovery.devices.holes import is_zeros
 from recovery.devices.source_process import SharedBuffers
 from recovery.errors import RepositoryDamaged
 from recovery.image.layout import zero_id
@@ -52,7 +53,8 @@ class ChunkWriter:
         """``buffers`` of one chunk each; all but one of them are under way at most."""
         self._repository, self._packs, self._level, self._buffers = repository, packs, level, buffers
         self._pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="chunk")
-        self._under_way: deque[tuple[Future[_Hashed], memoryview | None, int]] = deque()
+        self._under_way: deque[tuple[Future[_Hashed], memoryview | None, int, int]] = deque()
+        self.chunk_bytes = buffers.size
         self.ids = bytearray()
         self.counters = StoreCounters()
 
@@ -72,16 +74,23 @@ class ChunkWriter:
 
     def put(self, buffer: memoryview, length: int) -> None:
         """Store the first ``length`` bytes of ``buffer`` as the next chunk; the buffer is not the caller's any more."""
-        self._under_way.append((self._pool.submit(self._hash_and_seal, buffer[:length]), buffer, length))
+        self._under_way.append((self._pool.submit(self._hash_and_seal, buffer[:length]), buffer, length, 1))
         self._store_finished()
 
     def put_zeros(self, length: int) -> None:
         """Store ``length`` zero bytes, a piece of a hole, as the next blob."""
+        self._put_zeros(length, 0, 1)
+
+    def put_zero_chunks(self, count: int) -> None:
+        """Store the next ``count`` chunks, which are used and known to be nothing but zeros."""
+        self._put_zeros(self.chunk_bytes, self.chunk_bytes, count)
+
+    def _put_zeros(self, length: int, counted: int, times: int) -> None:
         blob_id = zero_id(length)
         new = self._packs.claim(BlobType.DATA, blob_id)
         done: Future[_Hashed] = Future()
         done.set_result((blob_id, seal_zeros(self._repository, length, self._level) if new else None))
-        self._under_way.append((done, None, 0))
+        self._under_way.append((done, None, counted, times))
         self._store_finished()
 
     def _store_finished(self) -> None:
@@ -100,22 +109,24 @@ class ChunkWriter:
         return ids
 
     def _hash_and_seal(self, chunk: memoryview) -> _Hashed:
-        blob_id = hashlib.sha256(chunk).digest()
+        zeros = chunk[0] == 0 and is_zeros(chunk)
+        blob_id = zero_id(len(chunk)) if zeros else hashlib.sha256(chunk).digest()
         if not self._packs.claim(BlobType.DATA, blob_id):
             return blob_id, None
         return blob_id, seal_blob(self._repository, BlobType.DATA, blob_id, chunk, self._level)
 
     def _store_oldest(self) -> None:
-        future, buffer, length = self._under_way.popleft()
+        future, buffer, length, times = self._under_way.popleft()
         blob_id, sealed = future.result()
         if buffer is not None:
             self._buffers.give(buffer)
-        self.ids += blob_id
-        if sealed is None:
-            self.counters.known_bytes += length
-        else:
+        self.ids += blob_id * times
+        known = times
+        if sealed is not None:
             self._packs.add(sealed)
             self.counters.new_bytes += length
+            known -= 1
+        self.counters.known_bytes += length * known
 
 
 def seal_zeros(repository: Repository, length: int, level: int) -> SealedBlob:
