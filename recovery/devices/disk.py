@@ -9,8 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 import stat
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,8 @@ _NOT_DISKS = re.compile(r"ram\d+|zram\d+|mtdblock\d+|fd\d+|mmcblk\d+(boot\d+|rpm
 _SECTOR_OF_SYSFS = 512
 _CLAIM_ATTEMPTS, _CLAIM_SECONDS = 5, 0.02
 _ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
+_UDEV_RUNS = Path("/run/udev/control")
+_TOGETHER_SECONDS, _WAIT_AT_MOST_SECONDS = 0.3, 3.0
 
 
 class Disk(msgspec.Struct, frozen=True):
@@ -82,11 +87,13 @@ class DiskIdentity(msgspec.Struct, frozen=True):
     file_id: str | None
 
 
-def list_disks() -> list[Disk]:
+def list_disks(*, opening: bool = True) -> list[Disk]:
     """The whole disks of this machine, by name; without those of no size, memory disks and unattached loop devices.
 
     Of device-mapper only multipath and firmware RAID are disks; volumes and opened containers are not, nor is a drive
-    without a disc, nor what our live system runs from where that is a file on its medium.
+    without a disc, nor what our live system runs from where that is a file on its medium.  Without ``opening`` none is
+    opened, as a disk that hangs must not be: then who has one for itself, and whether it is the medium of a live system
+    of which nothing is mounted, is not told.
     """
     context, system = pyudev.Context(), System()
     media = live.carriers(system)
@@ -101,16 +108,17 @@ def list_disks() -> list[Disk]:
             continue  # the kernel gives it a size all the same
         if device.sys_name.startswith("loop") and device.sys_name in own:
             continue
-        disk = _from_udev(device, system, media)
+        disk = _from_udev(device, system, media, opening)
         if disk.size_bytes:
             found.append(disk)
     return sorted(found, key=lambda disk: _natural(disk.name))
 
 
-def disk_for(path: Path) -> Disk:
-    """The disk or raw image file at ``path``, links followed.
+def disk_for(path: Path, *, opening: bool = True) -> Disk:
+    """The disk or raw image file at ``path``, links followed; without ``opening`` as ``list_disks``.
 
-    Raises DeviceError for what is neither, for a partition, and for an empty file.
+    Of an image file that is not opened, the sector size is not known and given as 512.  Raises DeviceError for what is
+    neither, for a partition, and for an empty file.
     """
     try:
         place = path.resolve(strict=True)
@@ -121,9 +129,9 @@ def disk_for(path: Path) -> Disk:
             f"{path} cannot be opened: {reason}", "'recovery disks' lists the disks there are."
         ) from error
     if stat.S_ISBLK(found.st_mode):
-        return _from_block_device(place, found)
+        return _from_block_device(place, found, opening)
     if stat.S_ISREG(found.st_mode):
-        return _from_file(place, found)
+        return _from_file(place, found, opening)
     kind = "a folder" if stat.S_ISDIR(found.st_mode) else "neither a block device nor a file"
     raise DeviceError(f"{path} is {kind}, not a disk.", "Name a disk such as /dev/sda, or a raw image file.")
 
@@ -174,7 +182,74 @@ def claims(node: str) -> tuple[str, ...]:
     return ("opened exclusively by another program",)
 
 
-def _from_block_device(place: Path, found: os.stat_result) -> Disk:
+def watch_disks(changed: Callable[[], None]) -> Callable[[], None]:
+    """Have ``changed`` called, from a thread of its own, whenever a disk or a partition comes, goes or changes.
+
+    What happens within 0.3 s is told once.  Loop devices that come and go count only when others are attached in the
+    end; the read-only ones by which a program looks into a partition, as ours do, never do.  Where udevd runs it is
+    asked, else the kernel.  The function that is returned stops it, and does not wait.
+    Raises DeviceError when the kernel's events cannot be had.
+    """
+    try:
+        monitor = pyudev.Monitor.from_netlink(pyudev.Context(), "udev" if _UDEV_RUNS.exists() else "kernel")
+        monitor.filter_by("block")
+        monitor.start()
+    except OSError as error:
+        raise DeviceError(f"The kernel's news of disks cannot be had: {error.strerror}.") from error
+    told_to_stop, tell = os.pipe2(os.O_CLOEXEC)
+    stopping = threading.Event()
+    threading.Thread(target=_watch, args=(monitor, told_to_stop, stopping, changed), name="disks", daemon=True).start()
+
+    def stop() -> None:
+        if not stopping.is_set():
+            stopping.set()
+            os.close(tell)
+
+    return stop
+
+
+def _watch(monitor: Any, told_to_stop: int, stopping: threading.Event, changed: Callable[[], None]) -> None:
+    try:
+        attached = _attached_loops()
+        while not stopping.is_set():
+            select.select([monitor.fileno(), told_to_stop], [], [])
+            began = time.monotonic()
+            names: set[str] = set()
+            while (name := _next_event(monitor, told_to_stop, began)) is not None:
+                names.add(name)
+            before, attached = attached, _attached_loops()
+            of_disks = any(not name.startswith("loop") for name in names)
+            if not stopping.is_set() and (of_disks or attached != before):
+                changed()
+    finally:
+        os.close(told_to_stop)
+
+
+def _next_event(monitor: Any, told_to_stop: int, began: float) -> str | None:
+    """The kernel's name of what the next event is about; None if none comes soon, or they came for long enough."""
+    if time.monotonic() - began > _WAIT_AT_MOST_SECONDS:
+        return None
+    ready, _, _ = select.select([monitor.fileno(), told_to_stop], [], [], _TOGETHER_SECONDS)
+    if told_to_stop in ready or not ready:
+        return None
+    try:
+        device = monitor.poll(0)
+    except OSError:  # there were more events than room for them
+        return ""
+    return device.sys_name if device is not None else None
+
+
+def _attached_loops() -> frozenset[tuple[str, str, str]]:
+    """Name, count and size of the loop devices that have a file, without those that only look (as ``devices.loop``)."""
+    found = set()
+    for folder in Path("/sys/block").glob("loop*/loop"):
+        marks = [_sysfs(folder / "autoclear"), _sysfs(folder.parent / "ro")]
+        if marks != ["1", "1"] and all(marks):
+            found.add((folder.parent.name, _sysfs(folder.parent / "diskseq"), _sysfs(folder.parent / "size")))
+    return frozenset(found)
+
+
+def _from_block_device(place: Path, found: os.stat_result, opening: bool) -> Disk:
     try:
         device = pyudev.Devices.from_device_number(pyudev.Context(), "block", found.st_rdev)
     except pyudev.DeviceNotFoundError as error:
@@ -184,16 +259,16 @@ def _from_block_device(place: Path, found: os.stat_result) -> Disk:
         disk = parent.device_node if parent is not None else "the disk"
         raise DeviceError(f"{place} is a partition, not a disk.", f"Name {disk}, and choose the partition there.")
     system = System()
-    disk = _from_udev(device, system, live.carriers(system))
+    disk = _from_udev(device, system, live.carriers(system), opening)
     if disk.size_bytes == 0:
         raise DeviceError(f"{place} has no size.", "Is there a medium in it, or a file attached to it?")
     return disk
 
 
-def _from_file(place: Path, found: os.stat_result) -> Disk:
+def _from_file(place: Path, found: os.stat_result, opening: bool) -> Disk:
     if found.st_size == 0:
         raise DeviceError(f"{place} is an empty file.", "An image file stands for a disk, and is as large as it.")
-    sector_bytes = guess_sector_bytes(place, found.st_size)
+    sector_bytes = guess_sector_bytes(place, found.st_size) if opening else 512
     return Disk(
         path=printable(str(place)),
         name=printable(place.name),
@@ -215,11 +290,11 @@ def _from_file(place: Path, found: os.stat_result) -> Disk:
     )
 
 
-def _from_udev(device: Any, system: System, media: frozenset[str]) -> Disk:
+def _from_udev(device: Any, system: System, media: frozenset[str], opening: bool) -> Disk:
     name: str = device.sys_name
     size_bytes = _number(device, "size", 0) * _SECTOR_OF_SYSFS
     diskseq = _number(device, "diskseq", 0) or None
-    uses = system.uses(name) or (claims(device.device_node) if size_bytes else ())
+    uses = system.uses(name) or (claims(device.device_node) if size_bytes and opening else ())
     protected = is_protected(name, diskseq)
     return Disk(
         path=device.device_node,
@@ -240,7 +315,7 @@ def _from_udev(device: Any, system: System, media: frozenset[str]) -> Disk:
         is_image_file=False,
         in_use=uses,
         write_protected=protected,
-        boot_medium=name in media or bool(size_bytes and live.holds_medium(device.device_node, name)),
+        boot_medium=name in media or bool(size_bytes and opening and live.holds_medium(device.device_node, name)),
     )
 
 
@@ -289,8 +364,12 @@ def _scsi_serial(device: Any) -> str | None:
 
 
 def _attribute(device: Any, name: str) -> str:
+    return _sysfs(Path(device.sys_path) / name)
+
+
+def _sysfs(place: Path) -> str:
     try:
-        raw = (Path(device.sys_path) / name).read_bytes()
+        raw = place.read_bytes()
     except OSError:
         return ""
     return raw.decode("utf-8", errors="backslashreplace").strip(" \0\n")
