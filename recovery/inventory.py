@@ -49,20 +49,31 @@ _TYPES = {
 
 
 class PartitionReport(msgspec.Struct, frozen=True):
-    """A partition, and what is on it: None when nothing is recognised."""
+    """A partition, and what is on it: None when nothing is recognised.
+
+    ``used_bytes`` is about how much of it holds data (None: not known); ``system`` what lives there, in words, empty
+    when that is not known.
+    """
 
     entry: TableEntry
     content: Content | None
+    used_bytes: int | None = None
+    system: str = ""
 
 
 class DiskReport(msgspec.Struct, frozen=True):
-    """A disk, its table (None: none that can be read), what lies straight on it, its partitions, and what is amiss."""
+    """A disk, its table (None: none that can be read), what lies straight on it, its partitions, and what is amiss.
+
+    ``used_bytes`` and ``system`` are, as those of a partition, of what lies straight on it.
+    """
 
     disk: Disk
     table: PartitionTable | None
     content: Content | None
     partitions: tuple[PartitionReport, ...]
     findings: tuple[str, ...]
+    used_bytes: int | None = None
+    system: str = ""
 
 
 def survey(paths: Sequence[Path] = ()) -> list[DiskReport]:
