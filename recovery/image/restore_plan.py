@@ -18,6 +18,7 @@ from recovery.devices.table_plan import plan_table_for_target, refuse_too_small
 from recovery.errors import DestinationFull, RecoveryError, Refused, RepositoryDamaged, UsageError
 from recovery.extent import Extent, Extents
 from recovery.image.capture_plan import PlannedDisk
+from recovery.image.fit import other_sectors
 from recovery.image.manifest import ImageDisk, ImagePartition
 from recovery.image.target import HEAD_BYTES, TargetPlan, TargetState, Written
 from recovery.image.view import DiskImage
@@ -218,16 +219,11 @@ def _look_at_target(
         return _new_file(path, record, length, repository)
     disk = disk_for(path)
     problems = target_problems(disk, repository=repository, sources=sources)
-    sector_bytes = disk.logical_sector_bytes
-    if disk.is_image_file:
-        sector_bytes = record.logical_sector_bytes  # a file has no sectors of its own
-    elif sector_bytes != record.logical_sector_bytes:
-        problems.append(
-            f"{disk.path} has sectors of {sector_bytes} bytes, the image was made of a disk with "
-            f"{record.logical_sector_bytes}: its partition table and filesystems would not be found."
-        )
+    wrong = other_sectors(disk, record.logical_sector_bytes)
+    problems += [wrong] if wrong is not None else []
     if problems:
         raise Refused(f"{path} cannot be overwritten: {' '.join(problems)}", "'recovery disks' lists what there is.")
+    sector_bytes = record.logical_sector_bytes
     table = examine_table(path, disk.size_bytes, sector_bytes).table
     contents = tuple(_contents(path, disk.size_bytes, sector_bytes, table))
     named = identity(disk, table.uuid if table else None)
