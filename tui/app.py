@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 from textual.app import App
 from textual.binding import Binding, BindingType
+from textual.driver import Driver
 from textual.signal import Signal
 from textual.theme import Theme
 
@@ -52,8 +53,9 @@ class RecoveryApp(App[None]):
         Binding("ctrl+c", "leave", "Leave", show=False, priority=False),
     ]
 
-    def __init__(self, machine: Machine, terminal: Terminal | None = None) -> None:
-        super().__init__()
+    def __init__(self, machine: Machine, terminal: Terminal | None = None, driver: type[Driver] | None = None) -> None:
+        """``driver`` draws; None: Textual's choice."""
+        super().__init__(driver_class=driver)
         self.machine = machine
         self.terminal = terminal or Terminal()
         #: The disks as they were last seen; None until the first look has ended.

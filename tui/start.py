@@ -18,8 +18,9 @@ from tui.glyphs import Terminal, this_terminal
 if TYPE_CHECKING:
     from tui.machine import Machine
 
-#: Frames a second on a line of 115,200 bits a second: a whole screen is some 4,000 bytes.
-_SLOW_FRAMES = "4"
+#: What Textual reads when it is loaded.  On a slow line: few frames, and no keys' protocol that is shown as text.
+_DRAWING = {"TEXTUAL_ANIMATIONS": "none"}
+_SLOW_DRAWING = {"TEXTUAL_FPS": "8", "TEXTUAL_DISABLE_KITTY_KEY": "1"}
 #: An interface that breaks more often than so within so many seconds is not started again.
 _BREAKS, _BREAKS_SECONDS = 3, 60.0
 _PAUSE_SECONDS = 3.0
@@ -31,9 +32,8 @@ def start(recording: Path | None) -> None:
     Raises UsageError for a recording that is none.
     """
     terminal = this_terminal()
-    if terminal.slow:
-        os.environ.setdefault("TEXTUAL_FPS", _SLOW_FRAMES)
-    os.environ.setdefault("TEXTUAL_ANIMATIONS", "none")
+    for name, value in {**_DRAWING, **(_SLOW_DRAWING if terminal.slow else {})}.items():
+        os.environ.setdefault(name, value)
     log = log_to_file()
     with _machine(recording) as machine:
         sys.exit(until_left(lambda: _run(machine, terminal), log))
@@ -86,6 +86,9 @@ def _machine(recording: Path | None) -> AbstractContextManager[Machine]:
 def _run(machine: Machine, terminal: Terminal) -> int:
     from tui.app import RecoveryApp  # after the environment says how to draw
 
-    app = RecoveryApp(machine, terminal)
+    driver = None
+    if terminal.slow:
+        from tui.slow_line import SlowLineDriver as driver
+    app = RecoveryApp(machine, terminal, driver)
     app.run()
     return app.return_code or 0
