@@ -27,7 +27,7 @@ from recovery.command import kill_running
 from recovery.errors import ExitCode, RecoveryError
 from recovery.inventory import shown
 from recovery.jobs.events import encode_event
-from recovery.jobs.running import status_fields
+from recovery.jobs.running import STALLED_SECONDS, StatusLines
 from recovery.progress import Progress, ProgressSnapshot
 from recovery.units import format_bytes, format_seconds
 
@@ -157,8 +157,10 @@ class Output:
         return stop
 
     def _show_events(self, progress: Progress, ended: threading.Event) -> None:
+        lines = StatusLines(progress)
         while not ended.wait(_JSON_SECONDS):
-            self.event("status", **status_fields(progress))
+            self.event("status", **lines.fields())
+        self.event("status", **lines.fields(last=True))
 
     def _show_lines(self, progress: Progress, ended: threading.Event) -> None:
         while not ended.wait(PLAIN_SECONDS):
@@ -205,14 +207,18 @@ def print_raw(data: bytes) -> None:
 
 def line(now: ProgressSnapshot) -> str:
     """A running operation in one line."""
+    waiting = f"waiting for the {now.waits_for} for {now.stalled_seconds:.0f} s"
+    stalled = now.stalled_seconds >= STALLED_SECONDS
     if not now.total_bytes:
-        return f"{now.phase} ..."
+        return f"{now.phase}, {waiting}" if stalled else f"{now.phase} ..."
     parts = [
         f"{now.phase}: {100 * (now.ratio or 0):.0f} %",
         f"{format_bytes(now.done_bytes)} of {format_bytes(now.total_bytes)}",
         f"{format_bytes(now.bytes_per_second)}/s",
     ]
-    if now.remaining_seconds is not None:
+    if stalled:
+        parts.append(waiting)
+    elif now.remaining_seconds is not None:
         parts.append(f"{format_seconds(now.remaining_seconds)} left")
     lost = now.counters.get("unreadable_bytes", 0)
     if lost:

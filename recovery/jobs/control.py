@@ -29,7 +29,10 @@ _CREDENTIALS = struct.Struct("3i")  # SO_PEERCRED: pid, uid, gid
 
 
 class Order(msgspec.Struct, frozen=True):
-    """``cancel``: stop at the next safe point; ``stop``: end at once; ``answer``: ``text`` for the question asked."""
+    """``cancel``: stop at the next safe point; ``stop``: end at once; ``answer``: ``text`` for the question asked.
+
+    ``status``: what it is at; with the map when it is newer than the version in ``text``.
+    """
 
     do: Literal["status", "cancel", "stop", "answer"]
     text: str = ""

@@ -19,12 +19,16 @@ from recovery.errors import ExitCode
 from recovery.jobs.control import ControlServer, Order, Status
 from recovery.jobs.events import EventWriter
 from recovery.jobs.folder import NewFolder, write_state
-from recovery.progress import Progress
+from recovery.progress import NO_MAP, Progress
 
 _STATUS_SECONDS = 1.0
 #: What runs for many hours is not told every second: the folder lies in memory.
 _LATER_AFTER_SECONDS, _LATER_STATUS_SECONDS = 3600.0, 15.0
 _ANSWER_POLL_SECONDS = 0.1
+#: A map may take some thousand bytes: screens that watch ask for it, and the file gets it so seldom.
+_MAP_SECONDS = 10.0
+#: Without progress for so long, a status says so, and for what it waits.
+STALLED_SECONDS = 10.0
 
 
 class RunningJob:
@@ -128,17 +132,21 @@ class RunningJob:
                     if self._asks and self._answer is None:
                         self._answer = order.text
             case "status":
-                progress = self.progress.snapshot() if self._working else None
+                known = int(order.text) if order.text.isdecimal() else NO_MAP
+                progress = self.progress.snapshot(known) if self._working and not self._asks else None
                 return Status(progress, self._asks, self._cancelling)
         return None
 
     def _tell_status(self, ended: threading.Event) -> None:
         started = time.monotonic()
         seconds = _STATUS_SECONDS
+        lines = StatusLines(self.progress)
         while not ended.wait(seconds):
-            self.record("status", **status_fields(self.progress))
+            if not self._asks:
+                self.record("status", **lines.fields())
             if time.monotonic() - started > _LATER_AFTER_SECONDS:
                 seconds = _LATER_STATUS_SECONDS
+        self.record("status", **lines.fields(last=True))
 
 
 class _LogEvents(logging.Handler):
@@ -152,18 +160,33 @@ class _LogEvents(logging.Handler):
         self._job.record("log", text=self.format(record))
 
 
-def status_fields(progress: Progress) -> dict[str, Any]:
-    """What a ``status`` line tells."""
-    now = progress.snapshot()
-    return {
-        "phase": now.phase,
-        "percent_done": now.ratio,
-        "bytes_done": now.done_bytes,
-        "total_bytes": now.total_bytes,
-        "bytes_per_second": round(now.bytes_per_second),
-        "seconds_remaining": now.remaining_seconds,
-        **now.counters,
-    }
+class StatusLines:
+    """What the ``status`` lines of one operation tell."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._map_version = 0
+        self._map_told = -_MAP_SECONDS
+
+    def fields(self, *, last: bool = False) -> dict[str, Any]:
+        """Of the next line; with the map when that has changed, and it was not told just before or is the ``last``."""
+        due = last or time.monotonic() - self._map_told >= _MAP_SECONDS
+        now = self._progress.snapshot(self._map_version if due else NO_MAP)
+        fields: dict[str, Any] = {
+            "phase": now.phase,
+            "percent_done": now.ratio,
+            "bytes_done": now.done_bytes,
+            "total_bytes": now.total_bytes,
+            "bytes_per_second": round(now.bytes_per_second),
+            "seconds_remaining": now.remaining_seconds,
+            **now.counters,
+        }
+        if now.stalled_seconds >= STALLED_SECONDS:
+            fields |= {"stalled_seconds": round(now.stalled_seconds), "waits_for": now.waits_for}
+        if now.map is not None:
+            self._map_version, self._map_told = now.map_version, time.monotonic()
+            fields["map"] = now.map
+        return fields
 
 
 def become(folder: NewFolder, work: Callable[[RunningJob], int], screen: socket.socket | None) -> NoReturn:
