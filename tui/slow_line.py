@@ -122,7 +122,7 @@ class SlowLineDriver(LinuxDriver):
 
     def start_application_mode(self) -> None:
         """As Textual's; what the terminal showed before is wiped, for an old one has no second screen."""
-        super().start_application_mode()
+        super().start_application_mode()  # type: ignore[no-untyped-call]
         self._ended = threading.Event()
         with self._guard:
             self._begin()

@@ -86,9 +86,8 @@ def _machine(recording: Path | None) -> AbstractContextManager[Machine]:
 def _run(machine: Machine, terminal: Terminal) -> int:
     from tui.app import RecoveryApp  # after the environment says how to draw
 
-    driver = None
-    if terminal.slow:
-        from tui.slow_line import SlowLineDriver as driver
-    app = RecoveryApp(machine, terminal, driver)
+    from tui.slow_line import SlowLineDriver
+
+    app = RecoveryApp(machine, terminal, SlowLineDriver if terminal.slow else None)
     app.run()
     return app.return_code or 0
