@@ -85,7 +85,6 @@ def _machine(recording: Path | None) -> AbstractContextManager[Machine]:
 
 def _run(machine: Machine, terminal: Terminal) -> int:
     from tui.app import RecoveryApp  # after the environment says how to draw
-
     from tui.slow_line import SlowLineDriver
 
     app = RecoveryApp(machine, terminal, SlowLineDriver if terminal.slow else None)
