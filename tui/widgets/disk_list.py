@@ -30,6 +30,12 @@ _TRANSPORTS = {
     "loop": "loop device",
 }
 
+
+def transport(kind: str | None) -> str:
+    """How a disk is connected, as people call it."""
+    return _TRANSPORTS.get(kind or "", kind or "")
+
+
 #: Why a disk cannot be chosen, in a sentence; None when it can.
 Why = Callable[[DiskReport], str | None]
 #: What is worth knowing of a disk that can be chosen, in a sentence; empty when nothing is.
@@ -40,7 +46,7 @@ def headline(report: DiskReport) -> str:
     """Name, size, model, serial and how it is connected: what stands on its label and in the shop's bill."""
     disk = report.disk
     words = [disk.name, format_bytes(disk.size_bytes), " ".join(word for word in (disk.vendor, disk.model) if word)]
-    words += [_TRANSPORTS.get(disk.transport or "", disk.transport or "")]
+    words += [transport(disk.transport)]
     words += [f"serial {disk.serial}"] if disk.serial else []
     words += ["removable"] if disk.removable else []
     return shown("  ".join(word for word in words if word))

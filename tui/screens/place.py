@@ -1,0 +1,245 @@
+"""Where to, or where from: the places that may hold a repository."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+from textual.widgets import Button, OptionList, Static
+from textual.widgets.option_list import Option
+
+from recovery.destination import Destination, NotClosed
+from recovery.errors import RecoveryError
+from recovery.inventory import DiskReport
+from recovery.places import Folder, look_into
+from tui.modals import Note, Question
+from tui.screens.base import StepScreen
+from tui.screens.erase import EraseScreen, WhichDiskScreen
+from tui.screens.folder import FolderScreen
+from tui.screens.place_entries import NEW_FOLDER, Entry, Place, Purpose, Seen, entries
+
+__all__ = ["Place", "PlaceScreen"]
+
+T = TypeVar("T")
+
+#: A mounted filesystem that does not answer is not waited for any longer.
+_PATIENCE_SECONDS = 15.0
+_NOT_CLOSED = (
+    "The filesystem on {device} was not closed cleanly: it was in use when its machine stopped. Before anything can be "
+    "stored there, what was left unfinished is put in order, and that writes to it.\n\n"
+    "If it is a disk that is to be rescued, do not. If it is the disk that you keep images on, it is all right."
+)
+
+
+class PlaceScreen(StepScreen[Place]):
+    """A list of places; what is not mounted is mounted when it is chosen."""
+
+    HELP = (
+        "A repository is a folder that holds system images. It is kept on another disk than the one that is saved: a "
+        "USB disk, a second disk in the machine, or a share on the network that is mounted here.\n\n"
+        "A disk is divided into partitions; a partition holds a filesystem, which is what folders and files lie in. "
+        "To mount a filesystem is to make its folders available here: the program does it when you choose it. To look "
+        "at a repository, nothing is written to its disk.\n\n"
+        "Plug a disk in: it appears in the list. What cannot be chosen is at the end of the list, with the reason."
+    )
+    DEFAULT_CSS = """
+    PlaceScreen #places { height: 1fr; }
+    PlaceScreen #status { height: auto; }
+    """
+
+    def __init__(
+        self,
+        purpose: Purpose,
+        *,
+        kept_off: Collection[str] = (),
+        needed_bytes: int = 0,
+        chosen: Place | None = None,
+        title: str = "",
+    ) -> None:
+        """``purpose``: "store" (a place that is written to) or "read".
+
+        ``kept_off``: paths of the disks that are read, where nothing may be stored; ``needed_bytes``: what may be.
+        """
+        super().__init__()
+        self.TITLE = title or (  # type: ignore[misc]
+            "Where is the image to be kept?" if purpose == "store" else "Where is the repository?"
+        )
+        self._purpose: Purpose = purpose
+        self._kept_off, self._needed_bytes = kept_off, needed_bytes
+        self._chosen = self._typed = chosen
+        self._entries: list[Entry] = []
+        self._mounted: tuple[tuple[Destination, tuple[Folder, ...]], ...] = ()
+        self._busy = False
+
+    def body(self) -> Iterable[Any]:
+        """The list, and what is being done."""
+        yield OptionList(id="places", markup=False)
+        yield Static("Looking for places ...", id="status", classes="warning", markup=False)
+
+    def buttons(self) -> Iterable[Button]:
+        """Back, and a look once more."""
+        yield Button("Back", id="back", compact=True)
+        yield Button("Look again", id="again", compact=True)
+
+    def on_mount(self) -> None:
+        """Follow the disks."""
+        self.query_one("#places").focus()
+        self.recovery.surveyed.subscribe(self, self._surveyed)
+        self._begin_looking()
+
+    def _surveyed(self, reports: tuple[DiskReport, ...]) -> None:
+        self._begin_looking()
+
+    def pressed(self, name: str) -> None:
+        """Look again."""
+        self.recovery.look()
+        self._begin_looking()
+
+    # -- looking
+
+    def _begin_looking(self) -> None:
+        self.run_worker(self._look(), group="look", exclusive=True)
+
+    async def _look(self) -> None:
+        """What is mounted; the disks are known already, or come by themselves."""
+        said = ""
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                self._mounted = await self.recovery.ask(_look_at_mounted, self.recovery.machine.destinations)
+        except TimeoutError:
+            said = "A filesystem that is mounted does not answer. What else was found is listed."
+        except RecoveryError as error:
+            said = f"What is mounted could not be listed: {error.message}"
+        if self._busy:
+            return
+        self._show()
+        self._say(said or ("" if self.recovery.reports is not None else "Looking at the disks ..."))
+
+    def _show(self) -> None:
+        """The list anew; the pointer stays with its line, else goes to what was chosen before."""
+        places = self.query_one("#places", OptionList)
+        pointed = places.highlighted_option
+        before = pointed.id if pointed is not None else None
+        seen = Seen(self._mounted, self.recovery.reports or ())
+        found = entries(
+            seen, self._purpose, kept_off=self._kept_off, needed_bytes=self._needed_bytes, typed=self._typed
+        )
+        if found == self._entries:
+            return
+        self._entries = found
+        places.set_options(Option(_prompt(entry), id=entry.key, disabled=bool(entry.problem)) for entry in found)
+        usable = [number for number, entry in enumerate(found) if not entry.problem]
+        same = [number for number in usable if found[number].key == before]
+        chosen = [n for n in usable if self._chosen is not None and _leads_to(found[n], self._chosen)]
+        places.highlighted = next(iter((chosen if before is None else same) or usable), None)
+
+    def _say(self, sentence: str) -> None:
+        status = self.query_one("#status", Static)
+        status.update(sentence)
+        status.display = bool(sentence)
+
+    # -- choosing
+
+    def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
+        """Give the place, or do what must be done before."""
+        event.stop()
+        entry = next((entry for entry in self._entries if entry.key == event.option.id), None)
+        if entry is None or self._busy:
+            return
+        if entry.place is not None:
+            self.answer(entry.place)
+            return
+        match entry.action:
+            case "mount":
+                self.recovery.begin(lambda: self._use_device(entry))
+            case "erase":
+                self.recovery.begin(self._erase)
+            case "folder":
+                self.recovery.begin(self._name_folder)
+
+    async def _use_device(self, entry: Entry, unclean: bool = False) -> None:
+        """Mount it; where it holds one repository, or room for one, that is the answer."""
+        assert entry.device is not None
+        mount = partial(self.recovery.machine.mount, read_only=self._purpose == "read", unclean=unclean)
+        try:
+            made = await self._working(f"Mounting {entry.device.name} ...", partial(mount, entry.device))
+        except NotClosed:
+            text = _NOT_CLOSED.format(device=entry.device.name)
+            buttons = [("cancel", "Cancel"), ("mount", "Put it in order and use it")]
+            if await self.recovery.push_screen_wait(Question("Not closed cleanly", text, buttons)) == "mount":
+                await self._use_device(entry, unclean=True)
+            return
+        await self._take(made)
+
+    async def _take(self, made: Destination) -> None:
+        if len(made.repositories) == 1:
+            folder = await self.recovery.ask(look_into, Path(made.repositories[0]))
+            self.answer(Place(folder.folder, True, made.device, folder.free_bytes))
+        elif not made.repositories and self._purpose == "store":
+            self.answer(Place(Path(made.folder) / NEW_FOLDER, False, made.device, made.free_bytes))
+        else:
+            if not made.repositories:
+                text = (
+                    f"No repository was found on {Path(made.device).name}: neither its top folder is one, nor a folder "
+                    "in it. If it is deeper inside, choose: Another folder."
+                )
+                await self.recovery.push_screen_wait(Note("No repository there", text))
+            self._begin_looking()
+
+    async def _erase(self) -> None:
+        """Which disk, what is on it, the name typed; then a new filesystem."""
+        report = await self.recovery.push_screen_wait(WhichDiskScreen(self._kept_off))
+        if report is None:
+            return
+        machine = self.recovery.machine
+        plan = await self._working(f"Looking at {report.disk.name} ...", partial(machine.plan_format, report.disk))
+        if not await self.recovery.push_screen_wait(EraseScreen(plan, report)):
+            return
+        made = await self._working(
+            f"Erasing {report.disk.name} and making a filesystem on it ...", partial(machine.format, plan)
+        )
+        self.recovery.look()
+        await self._take(made)
+
+    async def _name_folder(self) -> None:
+        """A folder that is typed."""
+        before = str(self._typed.folder) if self._typed is not None else ""
+        place = await self.recovery.push_screen_wait(FolderScreen(self._purpose, self._kept_off, before))
+        if place is not None:
+            self.answer(place)
+
+    async def _working(self, sentence: str, question: Callable[[], T]) -> T:
+        """Ask the machine, and say so meanwhile.  The screen can be left: what was begun goes on."""
+        self._busy = True
+        self._say(sentence)
+        try:
+            return await self.recovery.ask(question)
+        finally:
+            self._busy = False
+            self._say("")
+
+
+def _look_at_mounted(
+    destinations: Callable[[], list[Destination]],
+) -> tuple[tuple[Destination, tuple[Folder, ...]], ...]:
+    return tuple((made, tuple(look_into(Path(folder)) for folder in made.repositories)) for made in destinations())
+
+
+def _leads_to(entry: Entry, place: Place) -> bool:
+    """Whether choosing the entry gives, or gave, the place."""
+    return entry.place is not None and entry.place.folder == place.folder
+
+
+def _prompt(entry: Entry) -> RenderableType:
+    lines: list[RenderableType] = [
+        Text(entry.title, style="bold", no_wrap=True, overflow="ellipsis"),
+        Text(f"  {entry.detail}"),
+    ]
+    if entry.problem:
+        lines.append(Text(f"  Cannot be chosen: {entry.problem}", style="yellow"))
+    return Group(*lines)

@@ -1,0 +1,171 @@
+"""What the list of places for a repository holds, from what is mounted and what is attached."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from recovery.destination import Destination
+from recovery.inventory import DiskReport, shown
+from recovery.places import Attached, Folder, attached
+from recovery.units import MIB, format_bytes
+from tui.widgets.disk_list import transport
+
+Purpose = Literal["store", "read"]
+
+#: What a new repository is called.
+NEW_FOLDER = "recovery"
+#: A place with less room is called full.
+_LEAST_BYTES = 64 * MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a repository is (``exists``), or will be made; ``device``: what it lies on, empty where that is not known.
+
+    ``free_bytes``: the room there.
+    """
+
+    folder: Path
+    exists: bool
+    device: str
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the list.  ``place``: what choosing it gives; without, ``action`` says what is done first.
+
+    ``key`` names it for as long as the same thing is there; ``problem``: why it cannot be chosen.
+    """
+
+    key: str
+    title: str
+    detail: str
+    place: Place | None = None
+    action: Literal["", "mount", "erase", "folder"] = ""
+    device: Path | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was found: mounted filesystems, each with its repositories looked into; and the disks."""
+
+    mounted: tuple[tuple[Destination, tuple[Folder, ...]], ...]
+    reports: tuple[DiskReport, ...]
+
+
+def entries(
+    seen: Seen, purpose: Purpose, *, kept_off: Collection[str] = (), needed_bytes: int = 0, typed: Place | None = None
+) -> list[Entry]:
+    """The list: what can be chosen first.  ``kept_off``: paths of disks that are read, and cannot hold the repository.
+
+    ``needed_bytes``: what may have to be stored; ``typed``: a folder that was named before.
+    """
+    found = [entry for made, folders in seen.mounted for entry in _mounted(made, folders, seen.reports, purpose)]
+    known = {str(entry.place.folder) for entry in found if entry.place is not None}
+    if typed is not None and str(typed.folder) not in known:
+        found.append(_typed(typed, seen.reports))
+    held = {made.device for made, _ in seen.mounted}
+    found += [
+        _attached(place, purpose, kept_off)
+        for place in attached(seen.reports, read_only=purpose == "read")
+        if str(place.device) not in held
+    ]
+    found = [_judged(entry, needed_bytes, purpose) for entry in found]
+    if purpose == "store":
+        detail = "For a new or an empty disk. What is on it now is shown first; nothing is erased before you agree."
+        found.append(Entry("erase", "Erase a disk, and make a new repository on it ...", detail, action="erase"))
+    found.append(Entry("folder", "Another folder ...", "Type the name of a folder on this machine.", action="folder"))
+    return [entry for entry in found if not entry.problem] + [entry for entry in found if entry.problem]
+
+
+def on_device(device: str, reports: Sequence[DiskReport]) -> str:
+    """A device in words that can be recognised: sdb1 on Samsung T7 (USB)."""
+    name = device.removeprefix("/dev/")
+    for report in reports:
+        disk = report.disk
+        if device == disk.path or (device.startswith(disk.path) and device[len(disk.path) :].lstrip("p").isdigit()):
+            model = " ".join(word for word in (disk.vendor, disk.model) if word)
+            how = transport(disk.transport)
+            return shown(f"{Path(name).name} on {model}{f' ({how})' if how else ''}" if model else Path(name).name)
+    return shown(name)
+
+
+def _mounted(
+    made: Destination, folders: Sequence[Folder], reports: Sequence[DiskReport], purpose: Purpose
+) -> list[Entry]:
+    where = on_device(made.device, reports)
+    if purpose == "store" and made.read_only:
+        detail = f"{where}; mounted for reading only. Choosing it lets the program write there."
+        return [Entry(f"mount:{made.device}", _filesystem(made), detail, action="mount", device=Path(made.device))]
+    found = [_repository(folder, where, made) for folder in folders]
+    if found:
+        return found
+    if purpose == "read":
+        detail, problem = where, "No repository was found in it. If it is deeper inside, choose: Another folder."
+        return [Entry(f"mounted:{made.device}", _filesystem(made), detail, problem=problem)]
+    place = Place(Path(made.folder) / NEW_FOLDER, False, made.device, made.free_bytes)
+    detail = f"{_filesystem(made)}, {where}; {format_bytes(made.free_bytes)} free"
+    return [Entry(f"new:{made.device}", f"Make a new repository: {shown(str(place.folder))}", detail, place)]
+
+
+def _repository(folder: Folder, where: str, made: Destination) -> Entry:
+    newest = f", the newest of {folder.newest:%Y-%m-%d %H:%M}" if folder.newest is not None else ""
+    many = "one snapshot" if folder.snapshots == 1 else f"{folder.snapshots} snapshots"
+    images = f"{many}{newest}" if folder.snapshots else "nothing in it yet"
+    room = "" if folder.read_only else f"{format_bytes(folder.free_bytes)} free; "
+    place = Place(folder.folder, True, made.device or folder.device, folder.free_bytes)
+    title = f"The repository {shown(str(folder.folder))}"
+    return Entry(f"repository:{folder.folder}", title, f"{where}; {room}{images}", place, problem=folder.problem)
+
+
+def _typed(place: Place, reports: Sequence[DiskReport]) -> Entry:
+    title = f"{'The repository' if place.exists else 'Make a new repository:'} {shown(str(place.folder))}"
+    where = f"{on_device(place.device, reports)}; " if place.device else ""
+    return Entry(f"typed:{place.folder}", title, f"{where}{format_bytes(place.free_bytes)} free", place)
+
+
+def _attached(place: Attached, purpose: Purpose, kept_off: Collection[str]) -> Entry:
+    label = f' "{place.content.label}"' if place.content.label else ""
+    kind = "encrypted" if place.content.kind == "crypto" else place.content.type
+    title = f"{place.device.name}: {kind}{label}, {format_bytes(place.size_bytes)}"
+    model = " ".join(word for word in (place.disk.vendor, place.disk.model) if word)
+    how = transport(place.disk.transport)
+    words = [" ".join(word for word in (model, f"({how})" if how else "") if word)]
+    if place.used_bytes is not None and purpose == "store":
+        words.append(f"about {format_bytes(max(0, place.size_bytes - place.used_bytes))} free")
+    words.append("choose it to look for a repository there" + ("" if purpose == "store" else "; nothing is written"))
+    problem = place.problem
+    if place.disk.path in kept_off:
+        problem = "It is on a disk that is to be read: an image cannot be kept on the disk that it is made of."
+    return Entry(
+        f"mount:{place.device}",
+        shown(title),
+        shown("; ".join(word for word in words if word)),
+        action="mount",
+        device=place.device,
+        problem=problem,
+    )
+
+
+def _filesystem(made: Destination) -> str:
+    label = f' "{made.label}"' if made.label else ""
+    return shown(f"{Path(made.device).name}: {made.filesystem or 'filesystem'}{label}, {format_bytes(made.size_bytes)}")
+
+
+def _judged(entry: Entry, needed_bytes: int, purpose: Purpose) -> Entry:
+    """With what is to be said of its room."""
+    place = entry.place
+    if purpose == "read" or place is None or entry.problem:
+        return entry
+    if place.free_bytes < _LEAST_BYTES:
+        problem = f"It is full: {format_bytes(place.free_bytes)} are free."
+        return Entry(entry.key, entry.title, entry.detail, place, entry.action, entry.device, problem)
+    if place.free_bytes < needed_bytes:
+        room = f"perhaps too small: up to {format_bytes(needed_bytes)} are stored, less what shrinks and is known"
+        return Entry(entry.key, entry.title, f"{entry.detail}; {room}", place, entry.action, entry.device)
+    return entry
