@@ -143,7 +143,7 @@ def crash(
             running.console.wait_for("unlock disk .*: ", PATIENCE)
             running.console.send_line(victim.passphrase)
         for _ in range(files):
-            running.console.wait_for(r"^VICTIM-SYNCED [0-9a-f]{64}  \S+$", PATIENCE)
+            running.console.wait_for(r"^VICTIM-SYNCED [0-9a-f]{64}  \S+\n", PATIENCE)
         running.kill()
-        said = re.findall(r"^VICTIM-SYNCED ([0-9a-f]{64})  (\S+)$", running.console.text, re.MULTILINE)
+        said = re.findall(r"^VICTIM-SYNCED ([0-9a-f]{64})  (\S+)\n", running.console.text, re.MULTILINE)
     return {path: digest for digest, path in said}

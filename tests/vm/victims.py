@@ -94,9 +94,9 @@ def witness(running: Running, victim: Victim) -> Witness:
     if victim.passphrase:
         running.console.wait_for("unlock disk .*: ", PATIENCE)
         running.console.send_line(victim.passphrase)
-    firmware = running.console.wait_for(r"^VICTIM-FIRMWARE (\S+)$", PATIENCE)[1]
+    firmware = running.console.wait_for(r"^VICTIM-FIRMWARE (\S+)\n", PATIENCE)[1]
     assert firmware.lower() == running.machine.firmware.value, "it was started by something else than it should"
-    said = running.console.wait_for(r"^VICTIM-OK ([0-9a-f]{64})$", PATIENCE)[1]
+    said = running.console.wait_for(r"^VICTIM-OK ([0-9a-f]{64})\n", PATIENCE)[1]
     running.wait_for_power_off(300)
     lines = (running.folder / "victim.list.port").read_bytes()
     assert hashlib.sha256(lines).hexdigest() == said, "the list does not have the hash that was said"
