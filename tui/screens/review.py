@@ -7,6 +7,7 @@ the answer itself.  Going back gives no answer, and the job ends.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
@@ -21,7 +22,7 @@ from recovery.errors import RecoveryError
 from recovery.inventory import shown
 from recovery.jobs.control import Order
 from recovery.jobs.watching import Watcher
-from tui.job_view import JobView
+from tui.job_view import Failure, JobView
 from tui.screens.base import BACK, StepScreen
 
 _POLL_SECONDS = 0.2
@@ -29,6 +30,7 @@ _POLL_SECONDS = 0.2
 _LONG_SECONDS = 10.0
 #: A job that was declined ends at its next safe point; after so long it is told to end at once, and then left alone.
 _DECLINE_SECONDS, _STOP_SECONDS = 5.0, 2.0
+_COMMAND = re.compile(r"'(recovery|restic)\b|(?<!\w)--\w")
 _LONG = "This takes longer than usual: a disk may be slow to answer. Cancel goes back at any time."
 
 
@@ -62,7 +64,6 @@ class ReviewScreen(StepScreen[JobView]):
         """``spawn`` starts the job, unconfirmed; it is called beside the interface's thread, and may raise."""
         super().__init__()
         self._spawn = spawn
-        self._watcher: Watcher | None = None
         self._view: JobView | None = None
         self._asked = self._leaving = False
         self._changed = asyncio.Event()
@@ -84,6 +85,9 @@ class ReviewScreen(StepScreen[JobView]):
     def confirmation(self) -> str | None:
         """What is answered when the person agrees; None when they have not agreed in full, and were told why."""
         return "yes"
+
+    def failed(self, codes: Sequence[int]) -> None:
+        """There is no plan to agree to, for errors with these exit codes; what can be done about it may be offered."""
 
     # -- the screen
 
@@ -122,11 +126,11 @@ class ReviewScreen(StepScreen[JobView]):
 
     def agree(self) -> None:
         """Answer the job, if all that is needed was given."""
-        if not self._asked or self._watcher is None or self._changed.is_set():
+        if not self._asked or self._view is None or self._changed.is_set():
             return
         text = self.confirmation()
         if text is not None:
-            self._watcher.order(Order("answer", text))
+            self._view.answer(text)
             self.answer(self._view)
 
     def action_back(self) -> None:
@@ -154,11 +158,10 @@ class ReviewScreen(StepScreen[JobView]):
             self._changed.clear()
             self._show(Text(self.WAITING))
             try:
-                self._watcher = await self.recovery.ask(self._spawn)
-                self._view = JobView(self._watcher)
+                self._view = JobView(await self.recovery.ask(self._spawn))
                 await self._follow(self._view)
             except RecoveryError as error:
-                self._show(_trouble([(error.message, error.hint)]))
+                self._fail([Failure(error.message, error.hint, error.exit_code)])
             await self._changed.wait()
             self._asked = False
             self.query_one("#start", Button).disabled = True
@@ -173,7 +176,7 @@ class ReviewScreen(StepScreen[JobView]):
             if view.ended:
                 self._asked = False
                 self.query_one("#start", Button).disabled = True
-                self._show(_trouble([(error.message, error.hint) for error in view.errors]))
+                self._fail(view.errors)
                 return
             if view.question is not None and view.plan is not None and not self._asked:
                 self._asked = True
@@ -186,21 +189,22 @@ class ReviewScreen(StepScreen[JobView]):
 
     async def _decline(self) -> None:
         """Have the job end, which has written nothing; one that a disk holds is left to end by itself."""
-        watcher, view = self._watcher, self._view
-        self._watcher = self._view = None
-        if watcher is None or view is None:
+        view, self._view = self._view, None
+        if view is None:
             return
-        with watcher:
-            for orders, seconds in (
-                ((Order("answer"), Order("cancel")), _DECLINE_SECONDS),
-                ((Order("stop"),), _STOP_SECONDS),
-            ):
-                for order in orders:
-                    watcher.order(order)
-                ends = time.monotonic() + seconds
-                while not view.ended and time.monotonic() < ends:
-                    await asyncio.sleep(0.05)
-                    view.poll()
+        view.answer("")
+        for order, seconds in ((view.cancel, _DECLINE_SECONDS), (view.stop, _STOP_SECONDS)):
+            ends = time.monotonic() + seconds
+            if not view.ended:
+                order()
+            while not view.ended and time.monotonic() < ends:
+                await asyncio.sleep(0.05)
+                view.poll()
+        view.close()
+
+    def _fail(self, errors: Sequence[Failure]) -> None:
+        self._show(_trouble(errors))
+        self.failed(tuple(error.code for error in errors))
 
     def _show(self, renderable: RenderableType) -> None:
         self.query_one("#plan-text", Static).update(renderable)
@@ -213,13 +217,19 @@ def _remarks(view: JobView) -> list[RenderableType]:
     return [Text(f"Note: {sentence[:1].upper()}{sentence[1:]}", style="yellow") for sentence in sentences]
 
 
-def _trouble(errors: Sequence[tuple[str, str]]) -> RenderableType:
+def _trouble(errors: Sequence[Failure]) -> RenderableType:
     """Why there is no plan to agree to, and what to do next."""
     lines: list[RenderableType] = [Text("This cannot be done as it was chosen. Nothing was written.\n", style="bold")]
-    for message, hint in errors or [("the job ended without a word", "Go back and try again.")]:
-        message = shown(message)
+    for error in errors or [Failure("the job ended without a word", "Go back and try again.")]:
+        message = shown(error.message)
         lines.append(Text(f"{message[:1].upper()}{message[1:].rstrip('.')}."))
-        if hint:
-            lines.append(Text(f"\n{shown(hint)}"))
+        hint = plain_hint(error.hint)
+        lines += [Text(f"\n{hint}")] if hint else []
     lines.append(Text("\nCancel goes back to the choices before."))
     return Group(*lines)
+
+
+def plain_hint(hint: str) -> str:
+    """What to do next, without the sentences that name commands to be typed at a prompt."""
+    sentences = re.split(r"(?<=[.;]) ", shown(hint))
+    return " ".join(sentence for sentence in sentences if not _COMMAND.search(sentence))
