@@ -15,7 +15,13 @@ from textual.widgets import Button, Static
 class Question(ModalScreen[str | None]):
     """Asks; gives the id of the button that was pressed, or None for Escape.  The first button has the focus."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "decline", "Back")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "decline", "Back"),
+        Binding("up", "scroll('scroll_up')", show=False),
+        Binding("down", "scroll('scroll_down')", show=False),
+        Binding("pageup", "scroll('scroll_page_up')", show=False),
+        Binding("pagedown", "scroll('scroll_page_down')", show=False),
+    ]
 
     def __init__(self, title: str, text: str, buttons: Sequence[tuple[str, str]]) -> None:
         """``buttons``: id and label; the first is the one that does no harm."""
@@ -40,6 +46,10 @@ class Question(ModalScreen[str | None]):
         """The answer."""
         event.stop()
         self.dismiss(event.button.id)
+
+    def action_scroll(self, how: str) -> None:
+        """The text, where it is longer than its frame."""
+        getattr(self.query_one("#question-text"), how)(animate=False)
 
     def action_decline(self) -> None:
         """No answer."""

@@ -36,8 +36,8 @@ class HomeScreen(PlainScreen[None]):
         yield Static("What do you want to do?", id="title")
         yield OptionList(id="jobs", markup=False)
         yield OptionList(*(Option(entry.label, id=entry.name) for entry in ENTRIES), id="menu", markup=False)
-        with VerticalScroll(id="disks", can_focus=False):
-            yield Static("Looking at the disks of this machine ...", id="found", markup=False)
+        with VerticalScroll(id="disks"):
+            yield Static("Looking at the disks of this machine ...", classes="found", markup=False)
 
     def buttons(self) -> Iterable[Button]:
         """None: the list is enough."""
@@ -62,7 +62,7 @@ class HomeScreen(PlainScreen[None]):
             place.mount(Static("No disk was found. Plug one in: it will appear here.", markup=False))
             return
         words = "One disk was found:" if len(reports) == 1 else f"{len(reports)} disks were found:"
-        place.mount(Static(words), *(Static(card(report, glyphs)) for report in reports))
+        place.mount(Static(words, classes="found"), *(Static(card(report, glyphs)) for report in reports))
 
     def _show_jobs(self) -> None:
         running = [job for job in list_jobs() if job.running]
