@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from recovery.errors import RecoveryError, RepositoryDamaged
 from recovery.image.manifest import TAG, TAG_INCOMPLETE, ImageDisk, Manifest
@@ -71,12 +70,8 @@ class Listing:
     problems: tuple[str, ...] = ()
 
 
-def list_images(folder: Path, password: str, newest: int | None = None) -> Listing:
-    """The images in the repository ``folder``; only the ``newest`` when a number is given.
-
-    Raises what opening a repository raises, DeviceError.
-    """
-    repository = Repository.open(folder, password)
+def list_images(repository: Repository, newest: int | None = None) -> Listing:
+    """The images in ``repository``; only the ``newest`` when a number is given.  Raises DeviceError."""
     found, problems = repository.snapshots()
     images = [stored for stored in reversed(found) if TAG in (stored.snapshot.tags or [])]
     read = images if newest is None else images[:newest]

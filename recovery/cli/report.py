@@ -171,6 +171,7 @@ def restore_plan_document(plan: RestorePlan, boot: BootPlan) -> dict[str, Any]:
     return {
         "target": str(plan.target.path),
         "target_bytes": plan.target.size_bytes,
+        "target_identity": plan.target.identity,
         "target_holds": {where: content.type if content else None for where, content in plan.target.contents},
         "source_offset": plan.source.offset,
         "source_bytes": plan.source.length,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any, ClassVar
 
 from rich.console import Group, RenderableType
@@ -14,6 +13,7 @@ from textual.widgets.option_list import Option
 
 from recovery.errors import RecoveryError
 from recovery.inventory import shown
+from recovery.repository.repository import Repository
 from recovery.units import format_bytes
 from tui.images import Listing, StoredImage, disk_words, list_images
 from tui.screens.base import StepScreen
@@ -44,10 +44,10 @@ class ImagesScreen(StepScreen[StoredImage]):
     ImagesScreen #status { height: auto; }
     """
 
-    def __init__(self, folder: Path, password: str, *, chosen: str = "") -> None:
+    def __init__(self, repository: Repository, *, chosen: str = "") -> None:
         """``chosen``: the id of the image that was chosen before."""
         super().__init__()
-        self._folder, self._password, self._chosen = folder, password, chosen
+        self._repository, self._chosen = repository, chosen
         self.listing: Listing | None = None
 
     def body(self) -> Iterable[Any]:
@@ -67,7 +67,7 @@ class ImagesScreen(StepScreen[StoredImage]):
 
     async def _read(self, newest: int | None) -> None:
         try:
-            self.listing = await self.recovery.ask(list_images, self._folder, self._password, newest)
+            self.listing = await self.recovery.ask(list_images, self._repository, newest)
         except RecoveryError as error:
             self.query_one("#status", Static).update(f"{error.message}\n{error.hint}".strip())
             self.query_one("#back").focus()

@@ -20,7 +20,6 @@ from textual.widgets import Button, Static
 
 from recovery.errors import RecoveryError
 from recovery.inventory import shown
-from recovery.jobs.control import Order
 from recovery.jobs.watching import Watcher
 from tui.job_view import Failure, JobView
 from tui.screens.base import BACK, StepScreen
@@ -73,6 +72,10 @@ class ReviewScreen(StepScreen[JobView]):
     def draw(self, plan: dict[str, Any]) -> Sequence[RenderableType]:
         """The plan, from the job's ``plan`` event; its findings and warnings are added below it."""
         return [Text(str(plan))]
+
+    def objection(self, plan: dict[str, Any]) -> str | None:
+        """Why this plan is not to be agreed to although the engine would go on; None when nothing speaks against it."""
+        return None
 
     def options(self) -> Iterable[Any]:
         """Widgets for choices that change the plan, above how it is agreed to; they call ``restart``."""
@@ -179,6 +182,11 @@ class ReviewScreen(StepScreen[JobView]):
                 self._fail(view.errors)
                 return
             if view.question is not None and view.plan is not None and not self._asked:
+                objection = self.objection(view.plan)
+                if objection is not None:
+                    await self._decline()
+                    self._fail([Failure(objection)])
+                    return
                 self._asked = True
                 self._show(Group(*self.draw(view.plan), *_remarks(view)))
                 self.query_one("#start", Button).disabled = False
