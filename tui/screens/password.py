@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from textual.containers import VerticalScroll
-from textual.widgets import Button, RadioButton, RadioSet, Static
+from textual.widgets import Button, Static
 
 from recovery.errors import RecoveryError, WrongPassword
 from recovery.image.capture_plan import check_build_date
@@ -17,6 +17,9 @@ from recovery.repository.repository import Repository
 from tui.screens.base import StepScreen
 from tui.screens.place_entries import Place
 from tui.widgets.password import PasswordField
+from tui.widgets.tick import Tick
+
+_WITH = "With a password nobody can read the images without it, nor can you if you forget it: write it down."
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +138,7 @@ class NewPasswordScreen(StepScreen[OpenRepository]):
     )
     DEFAULT_CSS = """
     NewPasswordScreen #all { height: 1fr; }
-    NewPasswordScreen RadioSet { height: auto; width: 100%; margin: 0 0 1 0; }
+    NewPasswordScreen #without { margin: 0 0 1 0; }
     NewPasswordScreen #problem { height: auto; }
     """
 
@@ -145,19 +148,11 @@ class NewPasswordScreen(StepScreen[OpenRepository]):
         self._busy = False
 
     def body(self) -> Iterable[Any]:
-        """The choice with its consequences; two lines to type in."""
+        """What a password does; two lines to type in; the way without."""
         with VerticalScroll(id="all", can_focus=False):
             yield Static(f"A new repository will be made: {shown(str(self._place.folder))}", markup=False)
-            yield RadioSet(
-                RadioButton(
-                    "With a password. Without it nobody can read the images, nor can you if you forget it.",
-                    value=True,
-                    id="with",
-                ),
-                RadioButton("No password. Whoever holds the disk can read everything on it.", id="without"),
-                id="choice",
-                compact=True,
-            )
+            yield Static(_WITH, classes="text", markup=False)
+            yield Tick("No password. Whoever holds the disk can read everything on it.", id="without")
             yield PasswordField(("Password:", "The same once more:"), id="field")
         yield Static("", id="problem", classes="warning", markup=False)
 
@@ -167,14 +162,14 @@ class NewPasswordScreen(StepScreen[OpenRepository]):
         yield Button("Make the repository", id="make", compact=True)
 
     def on_mount(self) -> None:
-        """The choice first."""
-        self.query_one("#choice").focus()
+        """Typing at once."""
+        self.query_one("#field", PasswordField).focus_first()
 
     @property
     def _wanted(self) -> bool:
-        return self.query_one("#with", RadioButton).value
+        return not self.query_one("#without", Tick).on
 
-    def on_radio_set_changed(self, event: RadioSet.Changed) -> None:
+    def on_tick_changed(self, event: Tick.Changed) -> None:
         """Lines only where there is something to type."""
         event.stop()
         self.query_one("#field").display = self._wanted
@@ -191,7 +186,7 @@ class NewPasswordScreen(StepScreen[OpenRepository]):
             return
         typed, again = self.query_one("#field", PasswordField).values if self._wanted else ("", "")
         if self._wanted and not typed:
-            self._say("Type a password, or choose: No password.")
+            self._say("Type a password, or mark: No password.")
         elif typed != again:
             self._say("The two lines differ. Show what you type, and correct it.")
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.text import Text
 from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
@@ -238,8 +239,8 @@ def _leads_to(entry: Entry, place: Place) -> bool:
 def _prompt(entry: Entry) -> RenderableType:
     lines: list[RenderableType] = [
         Text(entry.title, style="bold", no_wrap=True, overflow="ellipsis"),
-        Text(f"  {entry.detail}"),
+        Padding(Text(entry.detail), (0, 0, 0, 2)),
     ]
     if entry.problem:
-        lines.append(Text(f"  Cannot be chosen: {entry.problem}", style="yellow"))
+        lines.append(Padding(Text(f"Cannot be chosen: {entry.problem}", style="yellow"), (0, 0, 0, 2)))
     return Group(*lines)

@@ -109,7 +109,8 @@ def _mounted(
         detail, problem = where, "No repository was found in it. If it is deeper inside, choose: Another folder."
         return [Entry(f"mounted:{made.device}", _filesystem(made), detail, problem=problem)]
     place = Place(Path(made.folder) / NEW_FOLDER, False, made.device, made.free_bytes)
-    detail = f"{_filesystem(made)}, {where}; {format_bytes(made.free_bytes)} free"
+    on = f" on {where.partition(' on ')[2]}" if " on " in where else ""
+    detail = f"{_filesystem(made)}{on}; {format_bytes(made.free_bytes)} free"
     return [Entry(f"new:{made.device}", f"Make a new repository: {shown(str(place.folder))}", detail, place)]
 
 
@@ -166,6 +167,6 @@ def _judged(entry: Entry, needed_bytes: int, purpose: Purpose) -> Entry:
         problem = f"It is full: {format_bytes(place.free_bytes)} are free."
         return Entry(entry.key, entry.title, entry.detail, place, entry.action, entry.device, problem)
     if place.free_bytes < needed_bytes:
-        room = f"perhaps too small: up to {format_bytes(needed_bytes)} are stored, less what shrinks and is known"
+        room = f"perhaps too small for the {format_bytes(needed_bytes)} in use"
         return Entry(entry.key, entry.title, f"{entry.detail}; {room}", place, entry.action, entry.device)
     return entry

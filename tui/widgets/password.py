@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, cast
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.message import Message
-from textual.widgets import Button, Checkbox, Input, Static
+from textual.widgets import Button, Input, Static
 
 from tui.keyboard import keyboard_layout
+from tui.widgets.tick import Tick
 
 if TYPE_CHECKING:
     from tui.app import RecoveryApp
@@ -22,8 +23,7 @@ class PasswordField(Vertical):
     DEFAULT_CSS = """
     PasswordField { height: auto; }
     PasswordField > Static { height: auto; }
-    PasswordField Checkbox { margin: 0; }
-    PasswordField #keyboard-row { height: auto; }
+    PasswordField #keyboard { margin: 1 0 0 0; }
     """
 
     class Submitted(Message):
@@ -39,7 +39,7 @@ class PasswordField(Vertical):
         for number, label in enumerate(self._labels):
             yield Static(label, markup=False)
             yield Input(self._first, password=True, select_on_focus=False, id=f"password-{number}")
-        yield Checkbox("Show what I type", id="show", compact=True)
+        yield Tick("Show what I type", id="show")
         yield from _keyboard()
 
     @property
@@ -54,11 +54,11 @@ class PasswordField(Vertical):
     def _lines(self) -> Iterable[Input]:
         return (self.query_one(f"#password-{number}", Input) for number in range(len(self._labels)))
 
-    def on_checkbox_changed(self, event: Checkbox.Changed) -> None:
+    def on_tick_changed(self, event: Tick.Changed) -> None:
         """Show it, or hide it."""
         event.stop()
         for line in self._lines():
-            line.password = not event.value
+            line.password = not event.tick.on
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Nobody else needs to be told what is typed."""
