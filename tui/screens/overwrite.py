@@ -1,4 +1,4 @@
-"""The last look before a disk is overwritten: what it holds now beside what it will become, and its name to be typed."""
+"""The last look before a disk is overwritten: what it holds now, what it will become, and its name to type."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Overwrite:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``differential``: write only what the target does not hold; ``partial``: zeros where the repository is damaged."""
+    """``differential``: write only what the target lacks; ``partial``: zeros where the repository is damaged."""
 
     differential: bool = False
     partial: bool = False
@@ -60,8 +60,8 @@ class OverwriteReview(ReviewScreen):
         "else writes nothing.\n\n"
         "Boot entries are the list, kept by the machine itself and not by its disk, of what it can start. Where the "
         "plan speaks of them, they are put in order too, so that the machine finds the restored system.\n\n"
-        "'Write only what differs' reads the disk first. It is faster when most of it is there already: when an earlier "
-        "restore was stopped, or the same machine is put back to an earlier state."
+        "'Write only what differs' reads the disk first. It is faster when most of it is there already: when an "
+        "earlier restore was stopped, or the same machine is put back to an earlier state."
     )
     DEFAULT_CSS = """
     OverwriteReview #consent { height: 1; margin: 1 0 0 0; }
@@ -111,7 +111,7 @@ class OverwriteReview(ReviewScreen):
     def objection(self, plan: dict[str, Any]) -> str | None:
         """Another disk answers at this name than the one that was chosen."""
         target, seen = self._overwrite.target.disk, plan.get("target_identity") or {}
-        known = {"size_bytes": target.size_bytes}
+        known: dict[str, object] = {"size_bytes": target.size_bytes}
         if not self._overwrite.recorded:
             known |= {"model": target.model, "serial": target.serial, "wwn": target.wwn, "diskseq": target.diskseq}
             known |= {"file_id": target.file_id}

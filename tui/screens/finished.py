@@ -1,0 +1,93 @@
+"""A disk was written: what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from textual.widgets import Button, Static
+
+from recovery.errors import RecoveryError
+from recovery.inventory import shown
+from tui.modals import Question
+from tui.screens.base import LEAVE, StepScreen
+
+Next = Literal["next"]
+
+
+class FinishedScreen(StepScreen[Next]):
+    """Says how the machine is started from the disk; gives ``next`` when another disk of the image is to follow."""
+
+    TITLE = "What to do next"
+    HELP = (
+        "The disk was written. When the machine was started from a stick or disc with this program, take that out "
+        "while it restarts, or the machine starts this program again instead of the restored system.\n\n"
+        "When the machine does not start from the disk, look into its setup (often F2, F10, F12 or Del right after "
+        "switching on) and choose the disk there as the one to start from."
+    )
+
+    def __init__(self, name: str, *, bootable: bool, remaining: tuple[str, ...] = ()) -> None:
+        """``name``: the disk that was written; ``bootable``: as a whole; ``remaining``: disks of the image not put
+        back yet."""
+        super().__init__()
+        self.can_go_back = False
+        self._disk, self._bootable, self._remaining = name, bootable, remaining
+
+    def body(self) -> Iterable[Any]:
+        """What there is to be done, in its order."""
+        for sentence in self._sentences():
+            yield Static(sentence, classes="text", markup=False)
+
+    def _sentences(self) -> Iterable[str]:
+        name = shown(self._disk)
+        yield f"{name} was written."
+        if self._remaining:
+            others = ", ".join(map(shown, self._remaining))
+            yield f"The image holds more disks that were not put back yet: {others}. The machine may need them."
+        if self._bootable and self.recovery.machine.live:
+            yield (
+                "1. Take out the stick or disc with this program when the machine restarts.\n"
+                f"2. Leave {name} in the machine, and take out the disk with the repository.\n"
+                f"3. The machine starts from {name}. The first start can take some minutes longer than usual."
+            )
+        elif self._bootable:
+            yield f"Put {name} into the machine that it is for, and switch that on: it starts from {name}."
+        else:
+            yield "Its other partitions are as they were."
+
+    def buttons(self) -> Iterable[Button]:
+        """Restart and switch off only where this program is the whole system."""
+        if self._remaining:
+            yield Button("Put back the next disk", id="next", compact=True)
+        yield Button("To the first screen", id="home", compact=True)
+        if self.recovery.machine.live:
+            yield Button("Restart", id="reboot", compact=True)
+            yield Button("Switch off", id="poweroff", compact=True)
+
+    def on_mount(self) -> None:
+        """The first has the focus."""
+        self.query(Button).first().focus()
+
+    def pressed(self, name: str) -> None:
+        """On, away, or out."""
+        if name == "next":
+            self.answer("next")
+        elif name == "home":
+            self.answer(LEAVE)
+        elif name == "reboot":
+            self.run_worker(self._leave("reboot"))
+        else:
+            self.run_worker(self._leave("poweroff"))
+
+    async def _leave(self, how: Literal["reboot", "poweroff"]) -> None:
+        title = "Restart the machine?" if how == "reboot" else "Switch the machine off?"
+        text = (
+            "Whatever else is running on it ends. Take out the stick or disc with this program when the screen is dark."
+        )
+        label = "Restart" if how == "reboot" else "Switch off"
+        if await self.app.push_screen_wait(Question(title, text, [("stay", "Stay here"), ("leave", label)])) != "leave":
+            return
+        try:
+            await self.recovery.ask(self.recovery.machine.leave, how)
+        except RecoveryError as error:
+            await self.recovery.tell(error)
