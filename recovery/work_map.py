@@ -33,8 +33,8 @@ class Cell(StrEnum):
     CHECKED = "c"
 
 
-#: Which count each mark takes from: bytes to be read, to be stored, to be checked.
-_STAGES = {Cell.READ: 0, Cell.KNOWN: 1, Cell.WRITTEN: 1, Cell.CHECKED: 2}
+#: Which counts each mark takes from: bytes to be read, to be stored, to be checked.
+_STAGES = {Cell.READ: (0,), Cell.KNOWN: (1, 2), Cell.WRITTEN: (1,), Cell.CHECKED: (2,)}
 _CODES = {cell: ord(cell) for cell in Cell}
 
 
@@ -95,7 +95,7 @@ class _DiskCells:
         count = max(1, -(-work.size_bytes // self.cell_bytes))
         used = array("Q", (work.used.clip(self._extent(number)).total_bytes for number in range(count)))
         self._left = [used, used[:], used[:]]
-        self._written = bytearray(count)
+        self._new = bytearray(count)
         self._lost = bytearray(count)
         self.cells = bytearray(_CODES[Cell.TO_DO if length else Cell.UNUSED] for length in used)
 
@@ -118,11 +118,14 @@ class _DiskCells:
             self._lost[number] = 1
             self._show(number)
             return
-        if state is Cell.WRITTEN:
-            self._written[number] = 1
-        left = self._left[_STAGES[state]]
-        left[number] -= min(length, left[number])
-        if not left[number]:
+        if state is Cell.WRITTEN or state is Cell.CHECKED:
+            self._new[number] = 1
+        done = False
+        for stage in _STAGES[state]:
+            left = self._left[stage]
+            left[number] -= min(length, left[number])
+            done = done or not left[number]
+        if done:
             self._show(number)
 
     def check_written(self, end: int) -> None:
@@ -135,10 +138,10 @@ class _DiskCells:
         to_read, to_store, to_check = (left[number] for left in self._left)
         if self._lost[number]:
             shown = Cell.UNREADABLE
-        elif not to_check:
+        elif not to_check and self._new[number]:
             shown = Cell.CHECKED
         elif not to_store:
-            shown = Cell.WRITTEN if self._written[number] else Cell.KNOWN
+            shown = Cell.WRITTEN if self._new[number] else Cell.KNOWN
         else:
             shown = Cell.TO_DO if to_read else Cell.READ
         if self.cells[number] != _CODES[shown]:

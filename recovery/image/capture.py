@@ -30,12 +30,13 @@ from recovery.image.manifest import (
     UnreadableArea,
     encode_manifest,
 )
-from recovery.image.writer import ChunkWriter, store_file, store_tree
-from recovery.progress import Progress
+from recovery.image.writer import ChunkWriter, Place, store_file, store_tree
+from recovery.progress import Progress, Side
 from recovery.repository.format import Node, Snapshot, Summary, encode_time
 from recovery.repository.lock import Lock
 from recovery.repository.packer import PUBLISH_SECONDS, PackWriter
 from recovery.repository.repository import Repository, process_identity
+from recovery.work_map import Cell, DiskWork
 
 _FILE_MODE = 0o600
 #: The page cache behind the reader is given back this often.
@@ -94,11 +95,14 @@ def capture(
     found by the next run.
     """
     started = datetime.now(UTC).astimezone()
-    writer = PackWriter(repository, lock, verify=options.verify, publish_seconds=options.publish_seconds)
+    progress.map([DiskWork(disk.name, disk.disk.size_bytes, disk.domain.used) for disk in plan.disks])
+    writer = PackWriter(
+        repository, lock, verify=options.verify, publish_seconds=options.publish_seconds, progress=progress
+    )
     with writer as packs:
-        with ChunkWriter(repository, packs, plan.buffers, level=options.level) as chunks:
+        with ChunkWriter(repository, packs, plan.buffers, level=options.level, progress=progress) as chunks:
             progress.phase("capture", sum(disk.domain.used.total_bytes for disk in plan.disks))
-            disks = [_store_disk(chunks, disk, progress) for disk in plan.disks]
+            disks = [_store_disk(chunks, number, disk, progress) for number, disk in enumerate(plan.disks)]
         progress.phase("publish")
         manifest = _manifest(plan, disks, started, this_machine())
         files = [entry for disk in disks for entry in _disk_files(repository, packs, disk, options.level, started)]
@@ -133,7 +137,7 @@ def capture(
     )
 
 
-def _store_disk(chunks: ChunkWriter, planned: PlannedDisk, progress: Progress) -> _StoredDisk:
+def _store_disk(chunks: ChunkWriter, disk: int, planned: PlannedDisk, progress: Progress) -> _StoredDisk:
     used = planned.domain.used
     unreadable: list[tuple[int, int]] = []
     source = planned.reader
@@ -142,8 +146,10 @@ def _store_disk(chunks: ChunkWriter, planned: PlannedDisk, progress: Progress) -
         progress.check()
         extent, hole = layout[number]
         if not hole and (count := layout.run_within(number, source.hole, chunks.chunk_bytes)):
-            chunks.put_zero_chunks(count)
-            progress.advance(used.clip(Extent(extent.offset, count * extent.length)).total_bytes)
+            inside = used.clip(Extent(extent.offset, count * extent.length))
+            progress.mark(disk, inside, Cell.READ)
+            chunks.put_zero_chunks(count, Place(disk, inside))
+            progress.advance(inside.total_bytes)
             number += count
             continue
         number += 1
@@ -152,9 +158,12 @@ def _store_disk(chunks: ChunkWriter, planned: PlannedDisk, progress: Progress) -
             continue
         buffer = chunks.buffer()
         inside = used.clip(extent)
-        lost = source.read(extent, inside, buffer)
+        with progress.waits(Side.SOURCE):
+            lost = source.read(extent, inside, buffer)
         unreadable += lost
-        chunks.put(buffer, extent.length)
+        progress.mark(disk, inside, Cell.READ)
+        progress.mark(disk, lost, Cell.UNREADABLE)
+        chunks.put(buffer, extent.length, Place(disk, inside))
         progress.advance(inside.total_bytes)
         if lost:
             progress.count("unreadable_bytes", lost.total_bytes)

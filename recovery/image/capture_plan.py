@@ -22,7 +22,7 @@ from recovery.extent import Extent, Extents
 from recovery.image.domain import DiskDomain, disk_domain
 from recovery.image.layout import CHUNK_BYTES, Layout, make_layout
 from recovery.image.manifest import MANIFEST_NAME, ImageDisk, ImagePartition, LayoutRecord
-from recovery.progress import Progress
+from recovery.progress import Progress, Side
 from recovery.repository.format import BlobType
 from recovery.repository.packer import compressor
 from recovery.repository.repository import Repository
@@ -119,9 +119,10 @@ def plan_capture(
     progress.phase("map")
     buffers = SharedBuffers(_BUFFERS_PER_WORKER * worker_count() + 1, chunk_bytes)
     held.callback(buffers.close)
-    planned = tuple(
-        _plan_disk(disk, name, choice, buffers, progress, held) for disk, name in zip(disks, names, strict=True)
-    )
+    with progress.waits(Side.SOURCE):
+        planned = tuple(
+            _plan_disk(disk, name, choice, buffers, progress, held) for disk, name in zip(disks, names, strict=True)
+        )
     tools = [p.tool.rpartition(" ") for d in planned for p in d.record.partitions if p.tool]
     plan = CapturePlan(
         disks=planned,
@@ -132,7 +133,8 @@ def plan_capture(
     if repository is None:
         return plan
     progress.phase("predict")
-    predicted = _predict(repository, plan, level)
+    with progress.waits(Side.SOURCE):
+        predicted = _predict(repository, plan, level)
     return replace(plan, predicted_bytes=predicted, free_bytes=repository.store.free_bytes())
 
 

@@ -12,11 +12,12 @@ from recovery.extent import Extent, Extents
 from recovery.image.capture_plan import PlannedDisk
 from recovery.image.compare import Expected, TargetHasher
 from recovery.image.layout import zero_id, zeros
-from recovery.image.restore import RestoreResult
+from recovery.image.restore import RestoreResult, map_target
 from recovery.image.restore_plan import RestorePlan
-from recovery.image.target import Written, read_back, write_target
+from recovery.image.target import TargetPlan, Written, read_back, write_target
 from recovery.image.view import LoadedPiece
-from recovery.progress import Progress
+from recovery.progress import Progress, Side
+from recovery.work_map import Cell
 
 #: Chunks read ahead of the one that is written.
 _AHEAD = 4
@@ -31,13 +32,14 @@ def clone(
     """
     written = Written()
     unreadable: list[tuple[int, int]] = []
+    map_target(plan, plan.unreadable, progress)
     with plan.open_target(written) as target, ExitStack() as held:
         hasher = None
         if differential:
             target.drop_cache()
             sector_bytes = plan.target.logical_sector_bytes
             hasher = TargetHasher(target, plan.layout.shift, sector_bytes, progress, held)
-        pieces = _read_ahead(source, plan.layout.body, unreadable, hasher)
+        pieces = _read_ahead(source, plan.layout, unreadable, hasher, progress)
         digests = write_target(target, plan.layout, pieces, written, progress, partial=True)
         source.guard.check()
         if verify:
@@ -57,11 +59,12 @@ def clone(
 
 def _read_ahead(
     source: PlannedDisk,
-    wanted: Extents,
+    layout: TargetPlan,
     unreadable: list[tuple[int, int]],
     hasher: TargetHasher | None,
+    progress: Progress,
 ) -> Iterator[LoadedPiece]:
-    """The pieces of the source that touch ``wanted``, in order, read and hashed ahead of the writer.
+    """The pieces of the source that touch the body of ``layout``, in order, read and hashed ahead of the writer.
 
     With a ``hasher`` each is compared with what the target holds there.
     """
@@ -73,15 +76,18 @@ def _read_ahead(
         def finished() -> Iterator[LoadedPiece]:
             future, buffer = under_way.popleft()
             piece, lost = future.result()
-            unreadable.extend(lost)
+            if lost:
+                unreadable.extend(lost)
+                progress.count("unreadable_bytes", lost.total_bytes)
+                progress.mark(0, lost.intersect(layout.body).shift(layout.shift), Cell.UNREADABLE)
             yield piece
             buffers.give(buffer)
 
         for extent, hole in source.layout:
-            if hole or not wanted.clip(extent):
+            if hole or not layout.body.clip(extent):
                 continue
             buffer = buffers.take()
-            under_way.append((pool.submit(_read_piece, source, extent, buffer, hasher), buffer))
+            under_way.append((pool.submit(_read_piece, source, extent, buffer, hasher, progress), buffer))
             if len(under_way) > ahead:
                 yield from finished()
         while under_way:
@@ -89,14 +95,15 @@ def _read_ahead(
 
 
 def _read_piece(
-    source: PlannedDisk, extent: Extent, buffer: memoryview, hasher: TargetHasher | None
+    source: PlannedDisk, extent: Extent, buffer: memoryview, hasher: TargetHasher | None, progress: Progress
 ) -> tuple[LoadedPiece, Extents]:
     used = source.domain.used.clip(extent)
     data: bytes | memoryview
     if Extents([source.reader.hole]).covers(extent):
         data, digest, lost = zeros(extent.length), zero_id(extent.length), Extents()
     else:
-        lost = source.reader.read(extent, used, buffer)
+        with progress.waits(Side.SOURCE):
+            lost = source.reader.read(extent, used, buffer)
         data = buffer[: extent.length]
         digest = hashlib.sha256(data).digest()
     held = hasher is not None and hasher.digest(Expected(extent, used, digest)) == digest

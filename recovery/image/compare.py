@@ -13,7 +13,7 @@ from typing import NamedTuple
 from recovery.devices.blockio import SourceReader, TargetWriter
 from recovery.extent import Extent, Extents
 from recovery.image.layout import zero_id
-from recovery.progress import Progress
+from recovery.progress import Progress, Side
 
 _READERS = 2
 
@@ -65,7 +65,8 @@ class TargetHasher:
         place = Extent(piece.extent.offset + self._shift, piece.extent.length)
         if reader.hole_end(place.offset) >= place.end:
             return zero_id(place.length)
-        lost = reader.read(place, piece.body.shift(self._shift), room)
+        with self._progress.waits(Side.DESTINATION):
+            lost = reader.read(place, piece.body.shift(self._shift), room)
         return None if lost else hashlib.sha256(room[: place.length]).digest()
 
     def _room(self, length: int) -> memoryview:

@@ -12,6 +12,7 @@ from recovery.image.restore_plan import RestorePlan
 from recovery.image.target import TargetPlan, TargetState, Written, read_back, write_target
 from recovery.image.view import DiskImage
 from recovery.progress import Progress
+from recovery.work_map import Cell, DiskWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,11 @@ def restore(
     says which state the target is in.
     """
     written = Written()
+    map_target(plan, image.unreadable.clip(plan.source), progress)
     with plan.open_target(written) as target:
         layout = _what_differs(target, image, plan, progress) if differential else plan.layout
         # Every chunk is authenticated as it is opened; its hash is compared with its id where it is read back.
-        pieces = image.load(layout.body, hashed=partial)
+        pieces = image.load(layout.body, hashed=partial, progress=progress)
         digests = write_target(target, layout, pieces, written, progress, partial=partial)
         if verify:
             sector_bytes = plan.target.logical_sector_bytes
@@ -72,6 +74,13 @@ def restore(
         stale_table=stale_table,
         kept_bytes=plan.layout.body.total_bytes - layout.body.total_bytes,
     )
+
+
+def map_target(plan: RestorePlan, unreadable: Extents, progress: Progress) -> None:
+    """The map of a restore or clone is that of the target; ``unreadable`` extents of the source become zeros on it."""
+    layout = plan.layout
+    progress.map([DiskWork(plan.target.short_name, plan.target.size_bytes, layout.body.shift(layout.shift))])
+    progress.mark(0, unreadable.intersect(layout.body).shift(layout.shift), Cell.UNREADABLE)
 
 
 def _what_differs(target: TargetWriter, image: DiskImage, plan: RestorePlan, progress: Progress) -> TargetPlan:
@@ -96,7 +105,9 @@ def _what_differs(target: TargetWriter, image: DiskImage, plan: RestorePlan, pro
     progress.phase("compare", layout.body.total_bytes)
     sector_bytes = plan.target.logical_sector_bytes
     for piece, held in compare_pieces(target, layout.shift, candidates(), progress, sector_bytes):
-        if not held:
+        if held:
+            progress.mark(0, piece.body.shift(layout.shift), Cell.KNOWN)
+        else:
             differing.extend(piece.body)
         progress.advance(piece.body.total_bytes)
     return replace(layout, body=Extents(sorted(differing)))

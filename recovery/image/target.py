@@ -23,8 +23,9 @@ from recovery.errors import DeviceError, RepositoryDamaged
 from recovery.extent import Extent, Extents
 from recovery.image.compare import Expected, compare_pieces
 from recovery.image.view import LoadedPiece
-from recovery.progress import Progress
+from recovery.progress import Progress, Side
 from recovery.units import GIB, KIB, MIB
+from recovery.work_map import Cell
 
 #: What is written last: boot code, table, and whatever lies before the first partition.
 HEAD_BYTES = MIB
@@ -127,9 +128,10 @@ def write_target(
     ``written``.
     """
     written.state = TargetState.PARTLY_WRITTEN
-    _write_zeros(target, plan.wiped)
-    target.sync()
-    _clear_unused(target, plan, written, progress)
+    with progress.waits(Side.DESTINATION):
+        _write_zeros(target, plan.wiped)
+        target.sync()
+        _clear_unused(target, plan, written, progress)
     progress.phase("write", plan.body.total_bytes)
     digests = PieceDigests()
     held_bytes = 0
@@ -143,17 +145,22 @@ def write_target(
                 )
             written.damaged.append((piece.extent, piece.damage))
         body = plan.body.clip(piece.extent)
+        if piece.damage:
+            progress.mark(0, body.shift(plan.shift), Cell.UNREADABLE)
         if piece.held:
             held_bytes += body.total_bytes
             progress.advance(body.total_bytes)
+            progress.mark(0, body.shift(plan.shift), Cell.KNOWN)
             continue
         view = memoryview(piece.data)
-        for run in body:
-            target.write(
-                run.offset + plan.shift, view[run.offset - piece.extent.offset : run.end - piece.extent.offset]
-            )
-            written.written_bytes += run.length
-            progress.advance(run.length)
+        with progress.waits(Side.DESTINATION):
+            for run in body:
+                target.write(
+                    run.offset + plan.shift, view[run.offset - piece.extent.offset : run.end - piece.extent.offset]
+                )
+                written.written_bytes += run.length
+                progress.advance(run.length)
+        progress.mark(0, body.shift(plan.shift), Cell.WRITTEN)
         digests.add(piece.extent, piece.digest if body == piece.used else _digest_of_part(piece, body))
     expected = plan.body.total_bytes - held_bytes
     written.kept_bytes += held_bytes
@@ -162,11 +169,12 @@ def write_target(
             f"{written.written_bytes} bytes were to be had where {expected} belong", "'recovery verify' says more."
         )
     progress.phase("sync")
-    target.sync()
-    for offset, data in sorted(plan.table, reverse=True):
-        target.write(offset, data)
-        written.written_bytes += len(data)
+    with progress.waits(Side.DESTINATION):
         target.sync()
+        for offset, data in sorted(plan.table, reverse=True):
+            target.write(offset, data)
+            written.written_bytes += len(data)
+            target.sync()
     written.state = TargetState.NOT_VERIFIED
     return digests
 
@@ -226,6 +234,7 @@ def read_back(
             check_source(piece.extent)
             raise _differs(target, Extent(piece.extent.offset + plan.shift, piece.extent.length))
         progress.advance(piece.body.total_bytes)
+        progress.mark(0, piece.body.shift(plan.shift), Cell.CHECKED)
     for offset, data in plan.table:
         if target.read(Extent(offset, len(data))) != data:
             raise _differs(target, Extent(offset, len(data)))

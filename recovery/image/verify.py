@@ -16,13 +16,14 @@ from recovery.extent import Extent, Extents
 from recovery.image.layout import zero_id
 from recovery.image.manifest import MANIFEST_NAME
 from recovery.image.view import DiskImage, SystemImage
-from recovery.progress import Progress
+from recovery.progress import Progress, Side
 from recovery.repository.crypto import DoesNotAuthenticate
 from recovery.repository.format import ID_BYTES, BlobType, decode_header, decode_header_length, decode_ids
 from recovery.repository.index import Index, Location
 from recovery.repository.repository import Repository
 from recovery.repository.store import FileKind
 from recovery.units import worker_count
+from recovery.work_map import Cell, DiskWork
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,7 @@ def verify(image: SystemImage, progress: Progress) -> VerifyResult:
     disks = [image.disk(disk.name) for disk in image.manifest.disks]
     sizes = dict(repository.store.list(FileKind.PACK))
     wanted, missing = _by_pack(image, disks, sizes)
+    progress.map([DiskWork(disk.record.name, disk.record.size_bytes, disk.used) for disk in disks])
     progress.phase("verify", sum(sizes.get(pack.hex(), 0) for pack in wanted))
     damaged = dict(missing)
     for check in _check_packs(repository, wanted, disks, sizes, progress):
@@ -76,8 +78,11 @@ def verify(image: SystemImage, progress: Progress) -> VerifyResult:
         damaged.update(check.damaged)
     result.packs, result.pack_bytes = len(wanted), sum(sizes.get(pack.hex(), 0) for pack in wanted)
     lost = {blob_id: reason for blob_id, reason in damaged.items() if not _whole_elsewhere(repository, blob_id)}
-    for disk in disks:
-        result.damages += _damages(disk, lost)
+    for number, disk in enumerate(disks):
+        found = list(_damages(disk, lost))
+        result.damages += found
+        for damage in found:
+            progress.mark(number, damage.used, Cell.UNREADABLE)
     return result
 
 
@@ -138,32 +143,44 @@ def _check_packs(
     workers = worker_count()
     with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
         under_way: list[tuple[bytes, Future[_PackCheck]]] = []
+
+        def collect(pack: bytes, future: Future[_PackCheck]) -> _PackCheck:
+            check = future.result()
+            progress.advance(sizes.get(pack.hex(), 0))
+            _mark(wanted[pack], disks, check, progress)
+            return check
+
         try:
             for pack, pieces in wanted.items():
                 progress.check()
                 ids = {disk.id_of(piece) for disk, numbers in zip(disks, pieces, strict=True) for piece in numbers}
-                under_way.append((pack, pool.submit(_check_pack, repository, pack, ids)))
+                under_way.append((pack, pool.submit(_check_pack, repository, pack, ids, progress)))
                 if len(under_way) > workers:
-                    yield _collect(*under_way.pop(0), sizes, progress)
+                    yield collect(*under_way.pop(0))
             while under_way:
                 progress.check()
-                yield _collect(*under_way.pop(0), sizes, progress)
+                yield collect(*under_way.pop(0))
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _collect(pack: bytes, future: Future[_PackCheck], sizes: dict[str, int], progress: Progress) -> _PackCheck:
-    check = future.result()
-    progress.advance(sizes.get(pack.hex(), 0))
-    return check
+def _mark(pieces: list[array[int]], disks: list[DiskImage], check: _PackCheck, progress: Progress) -> None:
+    """Show on the map what was checked."""
+    for number, (disk, held) in enumerate(zip(disks, pieces, strict=True)):
+        for piece in held:
+            extent, hole = disk.layout[piece]
+            if not hole:
+                damaged = bool(check.damaged) and disk.id_of(piece) in check.damaged
+                progress.mark(number, disk.used.clip(extent), Cell.UNREADABLE if damaged else Cell.CHECKED)
 
 
-def _check_pack(repository: Repository, pack: bytes, ids: Iterable[bytes]) -> _PackCheck:
+def _check_pack(repository: Repository, pack: bytes, ids: Iterable[bytes], progress: Progress) -> _PackCheck:
     name = pack.hex()
     problems: list[str] = []
     damaged: dict[bytes, str] = {}
     try:
-        data = repository.store.load_uncached(FileKind.PACK, name)
+        with progress.waits(Side.SOURCE):
+            data = repository.store.load_uncached(FileKind.PACK, name)
     except RecoveryError as error:
         return _all_lost(f"the pack {name[:8]} cannot be read: {error.message}", ids)
     if hashlib.sha256(data).digest() != pack:

@@ -12,6 +12,7 @@ from recovery.errors import DeviceError, RecoveryError, RepositoryDamaged, Usage
 from recovery.extent import Extent, Extents
 from recovery.image.layout import Layout, TooManyPieces, make_layout, zero_id, zeros
 from recovery.image.manifest import MANIFEST_NAME, ImageDisk, Manifest, decode_manifest
+from recovery.progress import Progress, Side
 from recovery.repository.format import ID_BYTES, BlobType, Node, decode_ids
 from recovery.repository.index import Location
 from recovery.repository.repository import Repository, StoredSnapshot, scratch
@@ -180,19 +181,20 @@ class DiskImage:
                 self._pieces.popitem(last=False)
         return self._pieces[index]
 
-    def load(self, wanted: Extents, *, hashed: bool = True) -> Iterator[LoadedPiece]:
+    def load(self, wanted: Extents, *, hashed: bool = True, progress: Progress | None = None) -> Iterator[LoadedPiece]:
         """The pieces that touch ``wanted``, in disk order, holes left out; several processors open them ahead.
 
         A piece that cannot be had comes as zeros, with its damage named.  Without ``hashed`` the caller compares hashes
         itself, after it has used the pieces.
         """
         workers = worker_count()
+        told = progress or Progress()
         with ThreadPoolExecutor(workers, thread_name_prefix="load") as pool:
             under_way: deque[tuple[list[int], list[Future[dict[bytes, bytes | str]]]]] = deque()
             try:
                 for window in self._windows(wanted):
                     under_way.append(
-                        (window, [pool.submit(self._open_span, span, hashed) for span in self._spans(window)])
+                        (window, [pool.submit(self._open_span, span, hashed, told) for span in self._spans(window)])
                     )
                     if len(under_way) >= _WINDOWS_AHEAD:
                         yield from self._finished(*under_way.popleft())
@@ -244,16 +246,19 @@ class DiskImage:
         if span:
             yield span
 
-    def _open_span(self, span: list[tuple[bytes, Location]], hashed: bool) -> dict[bytes, bytes | str]:
+    def _open_span(
+        self, span: list[tuple[bytes, Location]], hashed: bool, progress: Progress
+    ) -> dict[bytes, bytes | str]:
         """Read one range of a pack and open its blobs; for a damaged one, any other copy, or else what is wrong."""
         start = span[0][1].offset
         end = max(place.offset + place.length for _, place in span)
         opened: dict[bytes, bytes | str] = {}
         pack = span[0][1].pack.hex()
         try:
-            sealed = self.repository.store.load_range(
-                FileKind.PACK, pack, start, end - start, lambda length: scratch("span", length)
-            )
+            with progress.waits(Side.SOURCE):
+                sealed = self.repository.store.load_range(
+                    FileKind.PACK, pack, start, end - start, lambda length: scratch("span", length)
+                )
         except (RepositoryDamaged, DeviceError):
             sealed = memoryview(b"")
         for blob_id, place in span:

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
+from typing import NamedTuple
 
 import msgspec
 import zstandard
@@ -24,11 +25,14 @@ import zstandard
 from recovery.devices.holes import is_zeros
 from recovery.devices.source_process import SharedBuffers
 from recovery.errors import RepositoryDamaged
+from recovery.extent import Extents
 from recovery.image.layout import zero_id
+from recovery.progress import Progress
 from recovery.repository.format import ID_BYTES, BlobType, Node
 from recovery.repository.packer import PackWriter, SealedBlob, compressor, seal_blob
 from recovery.repository.repository import Repository
 from recovery.units import MIB, worker_count
+from recovery.work_map import Cell
 
 _MAX_UNDER_WAY = 1000
 _FILE_PIECE_BYTES = MIB
@@ -36,6 +40,13 @@ _IDS_AT_ONCE = 4096
 
 #: What a worker hands back: the chunk's id, and the sealed blob when it is new.
 _Hashed = tuple[bytes, SealedBlob | None]
+
+
+class Place(NamedTuple):
+    """Where a chunk comes from: the number of its disk, and what of it is used there."""
+
+    disk: int
+    used: Extents
 
 
 @dataclass(slots=True)
@@ -49,11 +60,20 @@ class StoreCounters:
 class ChunkWriter:
     """Stores chunks in the order given and collects their ids; for the time of a ``with`` block."""
 
-    def __init__(self, repository: Repository, packs: PackWriter, buffers: SharedBuffers, *, level: int) -> None:
+    def __init__(
+        self,
+        repository: Repository,
+        packs: PackWriter,
+        buffers: SharedBuffers,
+        *,
+        level: int,
+        progress: Progress | None = None,
+    ) -> None:
         """``buffers`` of one chunk each; all but one of them are under way at most."""
+        self._progress = progress or Progress()
         self._repository, self._packs, self._level, self._buffers = repository, packs, level, buffers
         self._pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="chunk")
-        self._under_way: deque[tuple[Future[_Hashed], memoryview | None, int, int]] = deque()
+        self._under_way: deque[tuple[Future[_Hashed], memoryview | None, int, int, Place | None]] = deque()
         self.chunk_bytes = buffers.size
         self.ids = bytearray()
         self.counters = StoreCounters()
@@ -72,25 +92,25 @@ class ChunkWriter:
             self._store_oldest()
         return self._buffers.take()
 
-    def put(self, buffer: memoryview, length: int) -> None:
+    def put(self, buffer: memoryview, length: int, place: Place | None = None) -> None:
         """Store the first ``length`` bytes of ``buffer`` as the next chunk; the buffer is not the caller's any more."""
-        self._under_way.append((self._pool.submit(self._hash_and_seal, buffer[:length]), buffer, length, 1))
+        self._under_way.append((self._pool.submit(self._hash_and_seal, buffer[:length]), buffer, length, 1, place))
         self._store_finished()
 
     def put_zeros(self, length: int) -> None:
         """Store ``length`` zero bytes, a piece of a hole, as the next blob."""
-        self._put_zeros(length, 0, 1)
+        self._put_zeros(length, 0, 1, None)
 
-    def put_zero_chunks(self, count: int) -> None:
+    def put_zero_chunks(self, count: int, place: Place | None = None) -> None:
         """Store the next ``count`` chunks, which are used and known to be nothing but zeros."""
-        self._put_zeros(self.chunk_bytes, self.chunk_bytes, count)
+        self._put_zeros(self.chunk_bytes, self.chunk_bytes, count, place)
 
-    def _put_zeros(self, length: int, counted: int, times: int) -> None:
+    def _put_zeros(self, length: int, counted: int, times: int, place: Place | None) -> None:
         blob_id = zero_id(length)
         new = self._packs.claim(BlobType.DATA, blob_id)
         done: Future[_Hashed] = Future()
         done.set_result((blob_id, seal_zeros(self._repository, length, self._level) if new else None))
-        self._under_way.append((done, None, counted, times))
+        self._under_way.append((done, None, counted, times, place))
         self._store_finished()
 
     def _store_finished(self) -> None:
@@ -116,17 +136,21 @@ class ChunkWriter:
         return blob_id, seal_blob(self._repository, BlobType.DATA, blob_id, chunk, self._level)
 
     def _store_oldest(self) -> None:
-        future, buffer, length, times = self._under_way.popleft()
+        future, buffer, length, times, place = self._under_way.popleft()
         blob_id, sealed = future.result()
         if buffer is not None:
             self._buffers.give(buffer)
         self.ids += blob_id * times
         known = times
         if sealed is not None:
-            self._packs.add(sealed)
+            self._packs.add(sealed, None if place is None else self._progress.place(place.disk, place.used[0].offset))
             self.counters.new_bytes += length
+            self._progress.count("new_bytes", length)
             known -= 1
         self.counters.known_bytes += length * known
+        self._progress.count("known_bytes", length * known)
+        if place is not None:
+            self._progress.mark(place.disk, place.used, Cell.KNOWN if sealed is None else Cell.WRITTEN)
 
 
 def seal_zeros(repository: Repository, length: int, level: int) -> SealedBlob:

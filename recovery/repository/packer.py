@@ -17,6 +17,7 @@ import mmap
 import queue
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -26,7 +27,7 @@ from types import TracebackType
 import zstandard
 
 from recovery.errors import DeviceError, RecoveryError, RepositoryDamaged
-from recovery.progress import Progress
+from recovery.progress import Progress, Side
 from recovery.repository.crypto import DoesNotAuthenticate
 from recovery.repository.format import (
     BlobType,
@@ -52,6 +53,9 @@ PUBLISH_SECONDS = 60.0
 #: What waits to be published takes some 300 bytes of memory a blob; an index file of restic holds 50,000 at most.
 PUBLISH_BLOBS = 20_000
 
+#: The place of what lies on no disk: behind all of them.
+_NO_PLACE = (1 << 32) - 1
+
 _compressors = threading.local()
 
 
@@ -72,6 +76,7 @@ class _Pack:
     pieces: list[bytes | bytearray] = field(default_factory=list)
     blobs: list[PackedBlob] = field(default_factory=list)
     length: int = 0
+    place: int = _NO_PLACE
 
 
 def compressor(level: int) -> zstandard.ZstdCompressor:
@@ -107,7 +112,9 @@ class PackWriter:
         verify: bool = True,
         pack_bytes: int = PACK_BYTES,
         publish_seconds: float = PUBLISH_SECONDS,
+        progress: Progress | None = None,
     ) -> None:
+        self._progress = progress or Progress()
         self._repository, self._lock = repository, lock
         self._verify, self._pack_bytes, self._publish_seconds = verify, pack_bytes, publish_seconds
         self._open = {BlobType.DATA: _Pack(), BlobType.TREE: _Pack()}
@@ -120,6 +127,8 @@ class PackWriter:
         self._thread = threading.Thread(target=self._write_packs, name="pack writer", daemon=True)
         self.written_bytes = 0
         self._written = bytearray()
+        #: Of each pack written: the first place of the map that it holds something of.
+        self._places = array("L")
 
     def __enter__(self) -> PackWriter:
         self._thread.start()
@@ -145,10 +154,15 @@ class PackWriter:
             self._claimed.add((kind, blob_id))
             return True
 
-    def add(self, blob: SealedBlob) -> None:
-        """Append a claimed blob to the pack of its kind; blocks while the destination is busy."""
+    def add(self, blob: SealedBlob, place: int | None = None) -> None:
+        """Append a claimed blob to the pack of its kind; blocks while the destination is busy.
+
+        ``place``: where the map of the work shows it; they come in order.
+        """
         self._raise_failure()
         pack = self._open[blob.type]
+        if place is not None:
+            pack.place = min(pack.place, place)
         pack.blobs.append(PackedBlob(blob.type, blob.id, pack.length, len(blob.sealed), blob.raw_length))
         pack.pieces.append(blob.sealed)
         pack.length += len(blob.sealed)
@@ -184,10 +198,16 @@ class PackWriter:
             for first in range(0, len(names), workers):
                 progress.check()
                 group = names[first : first + workers]
-                for name, size in zip(group, pool.map(self._whole_bytes, group), strict=True):
+                with progress.waits(Side.DESTINATION):
+                    sizes = list(pool.map(self._whole_bytes, group))
+                for name, size in zip(group, sizes, strict=True):
                     progress.advance(size or 0)
                     if size is None:
                         lost.append(name)
+                if not lost:
+                    following = first + workers
+                    place = self._places[following] if following < len(self._places) else _NO_PLACE
+                    progress.check_written_before(place)
         for name in lost:
             self._repository.store.remove(FileKind.PACK, name)
         if lost:
@@ -240,11 +260,13 @@ class PackWriter:
             self._publish()
 
     def _write(self, pack: _Pack) -> None:
-        self._lock.settle()
+        with self._progress.waits(Side.DESTINATION):
+            self._lock.settle()
         header = self._repository.key.seal(encode_header(pack.blobs))
         pieces = [*pack.pieces, header, encode_header_length(len(header))]
         name = file_name(pieces)
-        self._repository.store.save(FileKind.PACK, name, pieces)
+        with self._progress.waits(Side.DESTINATION):
+            self._repository.store.save(FileKind.PACK, name, pieces)
         if self._verify:
             self._read_back(name, pack.blobs)
         pack_id = bytes.fromhex(name)
@@ -253,16 +275,18 @@ class PackWriter:
             self._repository.index.add_pack(pack_id, pack.blobs)
             self._claimed.difference_update((blob.type, blob.id) for blob in pack.blobs)
         self.written_bytes += pack.length + len(header) + 4
+        self._progress.count("stored_bytes", pack.length + len(header) + 4)
         self._written += pack_id
+        self._places.append(pack.place)
 
     def _read_back(self, name: str, blobs: list[PackedBlob]) -> None:
         """Check a pack as the medium gives it back: every blob opened and hashed, and the header."""
         if self._scratch is None:
             self._scratch = mmap.mmap(-1, self._pack_bytes + 24 * MIB)
         try:
-            check_pack(
-                self._repository, name, self._repository.store.load_uncached(FileKind.PACK, name, self._scratch), blobs
-            )
+            with self._progress.waits(Side.DESTINATION):
+                data = self._repository.store.load_uncached(FileKind.PACK, name, self._scratch)
+            check_pack(self._repository, name, data, blobs)
         except RepositoryDamaged as error:
             self._repository.store.remove(FileKind.PACK, name)
             raise DeviceError(
@@ -275,8 +299,9 @@ class PackWriter:
         self._published_at = time.monotonic()
         if not self._unpublished:
             return
-        self._lock.check()
-        self._repository.save_index(self._unpublished)
+        with self._progress.waits(Side.DESTINATION):
+            self._lock.check()
+            self._repository.save_index(self._unpublished)
         self._unpublished = []
 
 
