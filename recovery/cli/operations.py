@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -62,7 +62,8 @@ class Kind(StrEnum):
 class CaptureRequest:
     """Capture ``sources``.  ``only`` and ``without``: partition numbers of a single source.
 
-    ``review``: the plan is shown and must be agreed to, as that of a restore.
+    ``review``: the plan is shown and must be agreed to, as that of a restore, with ``yes``; words behind it may still
+    change ``verify`` and ``audit`` (``yes audit no-verify``).
     """
 
     sources: tuple[Path, ...]
@@ -200,7 +201,7 @@ def capture_disks(request: CaptureRequest, repository: Repository, output: Outpu
             return ExitCode.DONE
         if request.review:
             with work.paused():
-                _agree(output, progress)
+                request = _agreed(request, output, progress)
         options = CaptureOptions(
             level=request.level,
             verify=request.verify,
@@ -223,13 +224,17 @@ def capture_disks(request: CaptureRequest, repository: Repository, output: Outpu
     return ExitCode.DONE if result.complete else ExitCode.INCOMPLETE
 
 
-def _agree(output: Output, progress: Progress) -> None:
-    """Have the plan of a capture agreed to.  Raises Cancelled, or Refused where nobody can be asked."""
+def _agreed(request: CaptureRequest, output: Output, progress: Progress) -> CaptureRequest:
+    """Have the plan agreed to; the request as it is then.  Raises Cancelled, or Refused where nobody can be asked."""
     progress.check()
     if not output.can_ask:
         raise Refused("the plan was not agreed to, and there is nobody to ask", "Capture without a review.")
-    if output.ask("Start the capture? Type yes: ").strip() != "yes":
+    yes, *wishes = output.ask("Start the capture? Type yes: ").split() or [""]
+    chosen = {"verify": request.verify, "audit": request.audit}
+    chosen |= {wish.removeprefix("no-"): not wish.startswith("no-") for wish in wishes}
+    if yes != "yes" or len(chosen) > 2:
         raise Cancelled("not agreed to; no image was made", "Nothing was stored.")
+    return replace(request, verify=chosen["verify"], audit=chosen["audit"])
 
 
 def _audit_new(repository: Repository, snapshot: str, progress: Progress) -> AuditResult:

@@ -41,17 +41,19 @@ def test_nothing_is_stored_before_the_plan_was_agreed_to(tmp_path: Path, monkeyp
     monkeypatch.setenv("RECOVERY_JOBS", str(tmp_path / "jobs"))
     disk, repository = noise(tmp_path / "disk.img", 3 * MIB), tmp_path / "repository"
     recovery("init", repository=repository)
-    for declined in ("", "Yes please"):
+    for declined in ("", "yes please"):
         code, said = answered(repository, declined, disk)
         assert code == 130
         assert "no image was made" in said[-1]["message"]
         assert not list((repository / "snapshots").iterdir())
         assert not list((repository / "data").glob("*/*"))
         assert not list((repository / "locks").iterdir())
-    code, said = answered(repository, "yes", disk)
+    code, said = answered(repository, "yes no-verify audit", disk)
     assert code == 0
     (snapshot,) = (repository / "snapshots").iterdir()
-    assert [event["snapshot_id"] for event in said if event["message_type"] == "summary"] == [snapshot.name]
+    (summary,) = [event for event in said if event["message_type"] == "summary"]
+    assert summary["snapshot_id"] == snapshot.name
+    assert (summary["verified"], summary["audit"]["passed"]) == (False, True)
 
 
 def test_a_capture_that_cannot_be_done_ends_before_it_asks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -145,6 +145,13 @@ class DiskList(OptionList):
         self.highlighted = next(iter((*at, *usable)), None)
         if lost:
             self.post_message(self.Marked(self.marked))
+
+    def mark(self, paths: Collection[str]) -> None:
+        """Mark these disks, of those that are shown and can be chosen, and no others."""
+        usable = {path for path, report in self._reports.items() if self._why_not(report) is None}
+        self._marked = usable.intersection(paths)
+        self.show(list(self._reports.values()))
+        self.post_message(self.Marked(self.marked))
 
     def _mark(self, path: str, problem: str | None) -> str:
         if not self._several:
