@@ -18,6 +18,8 @@ from recovery.devices.table import PartitionTable, TableEntry, examine_table
 from recovery.devices.usage import printable
 from recovery.errors import DeviceError
 from recovery.extent import Extent
+from recovery.filesystems.fill import used_bytes
+from recovery.filesystems.living import system_on
 from recovery.units import format_bytes
 
 #: Names for the partition types met most; for the rest the type as the table writes it.
@@ -98,15 +100,26 @@ def survey_disk(disk: Disk) -> DiskReport:
     content = _probe(disk, Extent(0, disk.size_bytes), findings)
     if content is not None and content.kind == "table":
         content = None
-    partitions = []
-    for entry in table.entries if table is not None else ():
-        seen = None
-        if entry.role != "extended" and entry.offset < disk.size_bytes:
-            seen = _probe(disk, Extent(entry.offset, min(entry.end, disk.size_bytes) - entry.offset), findings)
-        partitions.append(PartitionReport(entry, seen))
+    used, system = _life(disk, Extent(0, disk.size_bytes), content)
+    entries = table.entries if table is not None else ()
+    partitions = [_survey_partition(disk, entry, findings) for entry in entries]
     if disk.boot_medium and table is not None:  # made for discs and sticks alike: as a disc it has other sectors
         findings = [finding for finding in findings if finding not in table.findings]
-    return DiskReport(disk, table, content, tuple(partitions), tuple(dict.fromkeys(findings)))
+    return DiskReport(disk, table, content, tuple(partitions), tuple(dict.fromkeys(findings)), used, system)
+
+
+def _survey_partition(disk: Disk, entry: TableEntry, findings: list[str]) -> PartitionReport:
+    if entry.role == "extended" or entry.offset >= disk.size_bytes:
+        return PartitionReport(entry, None)
+    extent = Extent(entry.offset, min(entry.end, disk.size_bytes) - entry.offset)
+    content = _probe(disk, extent, findings)
+    return PartitionReport(entry, content, *_life(disk, extent, content, entry.type))
+
+
+def _life(disk: Disk, extent: Extent, content: Content | None, partition_type: str = "") -> tuple[int | None, str]:
+    """How full it is, and what lives there."""
+    used = used_bytes(disk.place, extent, content)
+    return used, system_on(disk.place, extent, content, partition_type, disk.logical_sector_bytes)
 
 
 def render(reports: Iterable[DiskReport]) -> RenderableType:
@@ -174,24 +187,28 @@ def _rows(report: DiskReport) -> Table:
     rows.add_column("#", justify="right", no_wrap=True)
     rows.add_column("start", justify="right", no_wrap=True)
     rows.add_column("size", justify="right", no_wrap=True)
+    rows.add_column("used", justify="right", no_wrap=True)
     rows.add_column("type", overflow="fold")
     rows.add_column("content", no_wrap=True)
-    rows.add_column("label or name", overflow="fold")
+    rows.add_column("label or name, system", overflow="fold")
     if report.content is not None:
-        content = report.content
         size = format_bytes(report.disk.size_bytes)
-        rows.add_row("-", "0 B", size, "whole disk", _cell(content.type), _cell(content.label))
+        rows.add_row("-", "0 B", size, *_used_and_content(report, "whole disk", None))
     for partition in report.partitions:
         entry = partition.entry
-        rows.add_row(
-            str(entry.number),
-            format_bytes(entry.offset),
-            format_bytes(entry.length),
-            _cell(_TYPES.get(entry.type, entry.type)),
-            _cell(partition.content.type if partition.content is not None else None),
-            _cell((partition.content.label if partition.content is not None else None) or entry.name),
-        )
+        kind = _TYPES.get(entry.type, entry.type)
+        places = (str(entry.number), format_bytes(entry.offset), format_bytes(entry.length))
+        rows.add_row(*places, *_used_and_content(partition, kind, entry.name))
     return rows
+
+
+def _used_and_content(report: DiskReport | PartitionReport, kind: str, name: str | None) -> tuple[Text, ...]:
+    content = report.content
+    used = format_bytes(report.used_bytes) if report.used_bytes is not None else ""
+    label = (content.label if content is not None else None) or name
+    repeats = report.system.startswith(kind) or report.system == label or content is None
+    lives = "\n".join(shown(words) for words in (label, "" if repeats else report.system) if words)
+    return Text(used), _cell(kind), _cell(content.type if content is not None else None), Text(lives)
 
 
 def _cell(text: str | None) -> Text:

@@ -25,7 +25,7 @@ _UNCLEAN = {13: "it is inconsistent", 14: "Windows is hibernated in it", 15: "it
 
 
 @dataclass(frozen=True, slots=True)
-class _Places:
+class FileTable:
     """Where the file table and the copy of its first records begin, in bytes, and their units."""
 
     table: int
@@ -34,7 +34,8 @@ class _Places:
     cluster_bytes: int
 
 
-def _places(boot: bytes) -> _Places:
+def file_table(boot: bytes) -> FileTable:
+    """Where the boot sector says that its file table lies.  Raises CaptureWhole when it is damaged."""
     (sector_bytes, cluster_code) = struct.unpack_from("<HB", boot, 11)
     (table, table_mirror) = struct.unpack_from("<QQ", boot, 48)
     if boot[3:11] != b"NTFS    " or sector_bytes < 256 or not cluster_code:
@@ -45,7 +46,7 @@ def _places(boot: bytes) -> _Places:
     record_bytes = record_code * cluster if record_code > 0 else 1 << -record_code
     if not 512 <= record_bytes <= 64 * KIB:
         raise CaptureWhole("its NTFS boot sector is damaged")
-    return _Places(table * cluster, table_mirror * cluster, record_bytes, cluster)
+    return FileTable(table * cluster, table_mirror * cluster, record_bytes, cluster)
 
 
 def inspect(source: FilesystemSource, *, ask_closed: bool = True) -> Inspection:
@@ -53,7 +54,7 @@ def inspect(source: FilesystemSource, *, ask_closed: bool = True) -> Inspection:
 
     Changes that only its log file holds are Windows's to replay: nothing here does it for certain.
     """
-    places = _places(source.read(0, 512))
+    places = file_table(source.read(0, 512))
     _, flags = _volume_flags(source.read(places.table + _VOLUME * places.record_bytes, places.record_bytes))
     probed = run(
         ["ntfs-3g.probe", "--readwrite", source.device],
@@ -75,7 +76,7 @@ def inspect(source: FilesystemSource, *, ask_closed: bool = True) -> Inspection:
 
 def closed_marks(source: FilesystemSource) -> list[tuple[int, bytes]]:
     """What makes the volume look closed: offset and bytes, for a view of it."""
-    places = _places(source.read(0, 512))
+    places = file_table(source.read(0, 512))
     marks = []
     for table in (places.table, places.mirror):
         record = table + _VOLUME * places.record_bytes
@@ -86,7 +87,7 @@ def closed_marks(source: FilesystemSource) -> list[tuple[int, bytes]]:
     return marks
 
 
-def _referenced(source: FilesystemSource, places: _Places) -> Extents:
+def _referenced(source: FilesystemSource, places: FileTable) -> Extents:
     """Every cluster that its file table refers to, whatever its bitmap says."""
     return ntfs_runs.referenced(source, places.table, places.record_bytes, places.cluster_bytes)
 

@@ -41,6 +41,14 @@ def referenced(source: FilesystemSource, table: int, record_bytes: int, cluster_
     return Extents(sorted(_bytes(found, cluster_bytes)))
 
 
+def data_runs(record: bytes) -> list[Run]:
+    """First cluster and number of clusters of each run of the file that a record describes, as far as it does.
+
+    Raises CaptureWhole for a damaged record.
+    """
+    return _data(_record(record))
+
+
 def mended(record: bytes) -> bytearray:
     """A record with the last two bytes of each of its sectors put back; they tell torn writes.
 
@@ -92,6 +100,10 @@ def _table_runs(record: bytes, is_first: bool = False) -> list[Run]:
     # A reference has a number of the record's use in its upper bits, never zero: zero is no reference.
     if not is_first and (not base or base & _REFERENCE):
         return []
+    return _data(record)
+
+
+def _data(record: bytes) -> list[Run]:
     unnamed = (position for kind, position in _attributes(record) if kind == _DATA and not record[position + 9])
     return [run for position in unnamed for run in _decoded(record, position)]
 
