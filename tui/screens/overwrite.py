@@ -125,7 +125,7 @@ class OverwriteReview(ReviewScreen):
     def options(self) -> Iterable[Any]:
         """How much is written."""
         yield Tick(
-            "Write only what differs: for a disk that holds most of it already, or a restore that was stopped",
+            "Write only what differs (a restore that was stopped goes on where it stopped)",
             on=self._options.differential,
             id="differential",
         )
@@ -169,8 +169,8 @@ class OverwriteReview(ReviewScreen):
         name = self.short_name
         if typed in (name, shown(name)):
             return typed
-        what = "Nothing was typed" if not typed else f"{shown(typed)} is not the name of this disk"
-        self.say(f"{what}: type {shown(name)} to overwrite it. Nothing was written.")
+        what = f"{shown(typed)} is not its name" if typed else "Nothing was typed"
+        self.say(f"Nothing was written: {what}. Type {shown(name)} to overwrite it.")
         self.query_one("#typed").focus()
         return None
 
