@@ -54,6 +54,7 @@ PACKAGES = {
     "fsck.exfat": "exfatprogs",
     "fsck.fat": "dosfstools",
     "ntfsfix": "ntfs-3g",
+    "ntfsls": "ntfs-3g",
     "debugfs": "e2fsprogs",
     "dumpe2fs": "e2fsprogs",
     "mdir": "mtools",
@@ -63,6 +64,8 @@ PACKAGES = {
     "xfs_db": "xfsprogs",
     "xfs_repair": "xfsprogs",
     "fsck.f2fs": "f2fs-tools",
+    "prlimit": "util-linux",
+    "smartctl": "smartmontools",
 }
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from recovery.devices.disk import Disk, disk_for, list_disks
+from recovery.devices.health import Health
 from recovery.devices.probe import Content, probe
 from recovery.devices.table import PartitionTable, TableEntry, examine_table
 from recovery.devices.usage import printable
@@ -66,7 +67,8 @@ class PartitionReport(msgspec.Struct, frozen=True):
 class DiskReport(msgspec.Struct, frozen=True):
     """A disk, its table (None: none that can be read), what lies straight on it, its partitions, and what is amiss.
 
-    ``used_bytes`` and ``system`` are, as those of a partition, of what lies straight on it.
+    ``used_bytes`` and ``system`` are, as those of a partition, of what lies straight on it.  ``health`` is None where
+    the disk was not asked for it.
     """
 
     disk: Disk
@@ -76,6 +78,7 @@ class DiskReport(msgspec.Struct, frozen=True):
     findings: tuple[str, ...]
     used_bytes: int | None = None
     system: str = ""
+    health: Health | None = None
 
 
 def survey(paths: Sequence[Path] = ()) -> list[DiskReport]:
@@ -131,6 +134,9 @@ def render(reports: Iterable[DiskReport]) -> RenderableType:
             parts.append(Padding(_rows(report), (0, 0, 0, 2)))
         for finding in report.findings:
             parts.append(Padding(Text(f"! {shown(finding)}", style="yellow"), (0, 0, 0, 2)))
+        if report.health is not None:
+            mark, style = ("! ", "yellow") if report.health.dying else ("", "")
+            parts.append(Padding(Text(mark + shown(" ".join(report.health.sentences)), style=style), (0, 0, 0, 2)))
         parts.append(Text())
     return Group(*parts[:-1]) if parts else Text("No disks were found.")
 

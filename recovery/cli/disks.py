@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from msgspec.structs import replace
 
 from recovery.cli.options import Common
 from recovery.cli.output import Output
 from recovery.destination import Candidate, Destination, look, mount, set_protection, unmount
 from recovery.devices.disk import disk_for
-from recovery.errors import Cancelled, Refused
-from recovery.inventory import render, shown, survey
+from recovery.devices.health import health as ask_health
+from recovery.errors import Cancelled, DeviceError, Refused
+from recovery.inventory import DiskReport, render, shown, survey
 from recovery.units import format_bytes
 
 Paths = Annotated[list[Path] | None, typer.Argument(metavar="DISK", help="Disks or raw image files; all if none.")]
@@ -28,16 +30,32 @@ def register(app: typer.Typer) -> None:
     app.command("unprotect")(unprotect_command)
 
 
-def disks(context: typer.Context, paths: Paths = None, json: Common.Json = False) -> None:
+def disks(
+    context: typer.Context,
+    paths: Paths = None,
+    health: Annotated[
+        bool, typer.Option("--health", help="Ask the disks for their health, too; that may wake them.")
+    ] = False,
+    json: Common.Json = False,
+) -> None:
     """Show the disks of this machine.  Their partitions, too, and what is on them."""
     output = Output(context.obj.merged(json=json).json)
     reports = survey(paths or ())
+    if health:
+        reports = [_with_health(report) for report in reports]
     if output.json:
         output.document(reports)
         return
     if not reports:
         output.say("No disk was found.")
     output.show(render(reports))
+
+
+def _with_health(report: DiskReport) -> DiskReport:
+    try:
+        return replace(report, health=ask_health(report.disk))
+    except DeviceError as error:
+        return replace(report, findings=(*report.findings, error.message))
 
 
 def destination_command(

@@ -115,3 +115,22 @@ def test_what_has_no_fill_and_a_disk_that_went_away_are_not_known(tmp_path: Path
     assert used_bytes(image, extent, content) is not None
     image.unlink()
     assert used_bytes(image, extent, content) is None
+
+
+def test_of_a_large_bitmap_a_part_is_read_and_it_is_still_about_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With limits so small that a small filesystem's bitmap is a large one."""
+    kind = next(kind for kind in _KINDS if kind.name == "ntfs")
+    if missing := kind.missing():
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    image = make(kind, tmp_path)
+    fill_and_list(kind, image, tmp_path, partial(fill, total_bytes=40 * MIB, small_files=0))
+    exact = _told(kind, image)
+    monkeypatch.setattr("recovery.filesystems.fill._BITMAP_BYTES", 1024)
+    monkeypatch.setattr("recovery.filesystems.fill._PIECE_BYTES", 16)
+    about = _told(kind, image)
+    assert exact is not None
+    assert about is not None
+    assert about != exact
+    assert abs(about - exact) < 8 * MIB
