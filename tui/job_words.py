@@ -1,0 +1,259 @@
+"""What a screen says of a job: sentences for a person who has never seen one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from recovery.inventory import shown
+from recovery.progress import ProgressSnapshot, Side
+from recovery.units import format_bytes, format_seconds
+from tui.job_view import JobView, outcome_of
+
+#: Without progress for so long, it is said what is waited for.
+STALLED_SECONDS = 10.0
+
+_KINDS = {
+    "capture": "Capture of {}",
+    "restore": "Restore of {}",
+    "clone": "Copy of {}",
+    "verify": "Check of the system image {}",
+}
+_WRITES_TARGET = ("restore", "clone")
+_PHASES = {
+    "starting": "Beginning",
+    "map": "Finding out which parts of the disk are in use",
+    "finding the used areas": "Finding out which parts of the disk are in use",
+    "predict": "Estimating how much there will be to store",
+    "capture": "Reading the disk and storing what is new",
+    "publish": "Entering what was stored into the repository's lists",
+    "check the medium": "Reading back what was stored, to be sure",
+    "compare": "Comparing the target with what it is to become",
+    "discard": "Clearing what will not be used of the target",
+    "write": "Writing the target",
+    "sync": "Waiting until the target has taken everything in",
+    "audit": "Looking whether all that its filesystems need is in the image",
+}
+_SIDES = {
+    Side.SOURCE: "the source: it was asked for data and has not answered yet",
+    Side.DESTINATION: "the destination: it was given data and has not taken it in yet",
+    Side.PROCESSOR: "this machine's processor: it is still calculating",
+}
+_SIDES_OF_RESTORE = {
+    Side.SOURCE: "the repository: it was asked for data and has not answered yet",
+    Side.DESTINATION: "the target disk: it was given data and has not taken it in yet",
+}
+
+
+def title(view: JobView) -> str:
+    """What the job does, and since when."""
+    began = f", begun at {view.started:%H:%M}" if view.started else ""
+    return shown(_KINDS.get(view.kind, f"{view.kind} {{}}").format(view.what)) + began
+
+
+def phase(view: JobView) -> str:
+    """What it is at."""
+    if view.asks:
+        return "It waits for its plan to be agreed to, on the screen that shows the plan."
+    if view.stopping:
+        return "It is being stopped at once ..."
+    words = ""
+    if view.progress is not None:
+        name = view.progress.phase
+        words = _PHASES.get(name, name[:1].upper() + name[1:])
+        if name == "verify":
+            words = "Reading the stored image and checking it"
+            if view.kind in _WRITES_TARGET:
+                words = "Reading back what was written, to be sure"
+    if view.cancelling:
+        return f"It was told to stop, and does at its next safe point. Until then: {words[:1].lower()}{words[1:]} ..."
+    return f"{words} ..." if words else "Beginning ..."
+
+
+def amount(now: ProgressSnapshot | None, bytes_per_second: float) -> str:
+    """How much is done, how much and how long there is to go."""
+    if now is None or not now.total_bytes:
+        return "How long this takes cannot be told; it is short in most cases."
+    left = max(0, now.total_bytes - now.done_bytes)
+    words = f"{100 * (now.ratio or 0):.0f} %  {format_bytes(now.done_bytes)} of {format_bytes(now.total_bytes)} done, "
+    words += f"{format_bytes(left)} to go"
+    if left and now.stalled_seconds < STALLED_SECONDS:
+        mean = now.bytes_per_second
+        rate = (mean + bytes_per_second) / 2 if bytes_per_second else mean
+        words += f", about {format_seconds(left / rate)} left" if rate else ""
+    return words
+
+
+def stored(counters: dict[str, int]) -> str:
+    """Deduplication and compression so far; empty where nothing is stored."""
+    new, known, kept = (counters.get(name, 0) for name in ("new_bytes", "known_bytes", "stored_bytes"))
+    if not new and not known:
+        return ""
+    words = f"New: {format_bytes(new)}"
+    if kept and new:
+        words += f", stored in {format_bytes(kept)} so far"
+    return f"{words}. Known already, not stored again: {format_bytes(known)}."
+
+
+def stall(view: JobView) -> str:
+    """What is waited for, once that is long; empty as long as it goes on."""
+    now = view.progress
+    if now is None or view.asks or now.stalled_seconds < STALLED_SECONDS:
+        return ""
+    sides = _SIDES | _SIDES_OF_RESTORE if view.kind in _WRITES_TARGET and now.phase != "verify" else _SIDES
+    if view.kind == "verify":
+        sides = _SIDES | {Side.SOURCE: _SIDES_OF_RESTORE[Side.SOURCE]}
+    return f"Nothing has come forward for {now.stalled_seconds:.0f} seconds. It waits for {sides[now.waits_for]}."
+
+
+def troubles(view: JobView) -> list[str]:
+    """What went wrong so far, oldest first."""
+    lost = view.counters.get("unreadable_bytes", 0)
+    found = [f"{format_bytes(lost)} could not be read so far. The rest is read all the same."] if lost else []
+    found += [_sentence(text) for text in (*view.warnings, *view.log)]
+    return found + [_sentence(error.message) for error in view.errors]
+
+
+def if_cancelled(view: JobView) -> str:
+    """In what state things are left by stopping now."""
+    if view.asks:
+        return "The plan was not agreed to yet: nothing was written, and nothing will be."
+    name = view.progress.phase if view.progress is not None else ""
+    if view.kind == "capture":
+        return (
+            "No system image is made of this run. What was stored until then stays in the repository, and the next "
+            "capture of this disk goes on from there. The disk that is read is not changed in any case."
+        )
+    if view.kind == "verify":
+        return "A check changes nothing. What was not checked yet stays unchecked."
+    if name in ("starting", "compare", "map", "predict", "finding the used areas"):
+        return "Nothing was written to the target yet: it stays as it was."
+    if name == "verify":
+        return "Everything was written to the target. What was not read back yet stays unchecked."
+    return (
+        "The target is partly written: it holds neither its old nor its new content, and cannot be used before it is "
+        "written again. That can go on from where it stopped."
+    )
+
+
+def headline(view: JobView) -> str:
+    """How it came out, in a sentence."""
+    outcome = outcome_of(view)
+    names = {
+        "capture": ("The system image was made.", "A system image was made, but it is incomplete."),
+        "restore": ("The target was written.", "The target was written, but not everything is well."),
+        "clone": ("The copy was made.", "The copy was made, but not everything is well."),
+        "verify": ("The system image is sound.", "The check ended, but not everything is well."),
+    }
+    done, incomplete = names.get(view.kind, ("Done.", "Done, but not everything is well."))
+    match outcome:
+        case "done":
+            return done
+        case "incomplete":
+            return incomplete
+        case "cancelled":
+            return "It was stopped before its end."
+        case "died":
+            return "The job died: its process was ended from outside, before it could finish."
+    if view.kind == "verify" and view.summary is not None:
+        return "The system image is NOT sound."
+    if view.kind == "capture" and view.summary is not None:
+        return "A system image was made, but it did not pass its audit."
+    return "It did not work."
+
+
+def details(view: JobView) -> Iterator[str]:
+    """What was done, what is wrong, what to do next; a paragraph each."""
+    outcome = outcome_of(view)
+    if outcome == "died":
+        yield _left_by_death(view.kind)
+        yield (
+            "Memory may have run out, or somebody ended it. Look into the kernel's messages (the command dmesg), and "
+            "begin it again."
+        )
+    for error in view.errors:
+        yield _sentence(error.message) + (f"\n{shown(error.hint)}" if error.hint else "")
+    if view.summary is not None:
+        yield from _summary(view.kind, view.summary)
+    if view.kind == "capture" and outcome == "incomplete":
+        yield (
+            "What could not be read is zeros in the image. Copy what matters soon: a disk with unreadable areas will fail."
+        )
+    if view.kind == "capture" and outcome in ("done", "incomplete"):
+        yield (
+            "Next, if you have the time: Verify reads the stored image once more and checks every byte of it. Audit "
+            "does that, and also looks whether everything that its filesystems need is in it."
+        )
+    if view.kind in _WRITES_TARGET and outcome == "done":
+        yield "If this machine was started from a stick or disc with this program, take that out before you restart it."
+    if view.warnings:
+        yield "\n".join(f"Note: {_sentence(text)}" for text in view.warnings)
+
+
+def _left_by_death(kind: str) -> str:
+    if kind == "capture":
+        return (
+            "No system image was made of this run. The repository is sound: what was stored until then is found by the "
+            "next capture, which goes on from there. The disk that was read is not changed."
+        )
+    if kind in _WRITES_TARGET:
+        return (
+            "The target may be partly written: it may hold neither its old nor its new content. Do not use it before "
+            "it is written again."
+        )
+    return "Nothing was changed."
+
+
+def _summary(kind: str, summary: dict[str, Any]) -> Iterator[str]:
+    def size(name: str) -> str:
+        value = summary.get(name)
+        return format_bytes(value if isinstance(value, int) else 0)
+
+    if kind == "capture":
+        yield (
+            f"System image {str(summary.get('snapshot_id', ''))[:8]}: {size('used_bytes')} in use were read, "
+            f"{size('new_bytes')} of it new, stored in {size('stored_bytes')}."
+        )
+        if summary.get("unreadable_bytes"):
+            yield f"{size('unreadable_bytes')} could not be read."
+        if summary.get("verified"):
+            yield "What was stored was read back from the medium and is right."
+        else:
+            yield "What was stored was NOT read back."
+    elif kind in _WRITES_TARGET:
+        kept = f"; {size('kept_bytes')} were there already" if summary.get("kept_bytes") else ""
+        checked = "and read back: it is right" if summary.get("verified") else "and was NOT read back"
+        yield f"{size('written_bytes')} were written{kept}, {checked}."
+        for name, words in (
+            ("damaged", "areas are zeros, because the repository is damaged there"),
+            ("unreadable", "areas are zeros, because the source could not be read there"),
+        ):
+            if summary.get(name):
+                yield f"{len(summary[name])} {words}. Check the target's filesystems before you use it."
+        if summary.get("stale_table"):
+            yield "The system still sees the old partitions: restart, or unplug the disk and plug it in again."
+        boot = summary.get("boot")
+        if isinstance(boot, dict):
+            yield from (_sentence(str(text)) for name in ("sentences", "findings") for text in boot.get(name, ()))
+    elif kind == "verify":
+        yield (
+            f"{summary.get('packs', 0)} files of the repository ({size('pack_bytes')}) were read whole, and "
+            f"{summary.get('blobs', 0)} pieces of the image checked."
+        )
+        problems, damages = summary.get("pack_problems") or [], summary.get("damages") or []
+        if damages:
+            yield f"{len(damages)} areas of its disks are damaged. The rest can be restored."
+        if problems:
+            yield "\n".join(_sentence(str(text)) for text in problems[:5])
+    audit = summary.get("audit")
+    if isinstance(audit, dict):
+        yield (
+            "The audit found nothing that is missing."
+            if audit.get("passed")
+            else "The image lacks what its filesystems need, says the audit. Keep the source until another image passes."
+        )
+
+
+def _sentence(text: str) -> str:
+    text = shown(text.strip())
+    return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", ":")) else ".")
