@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import re
 import threading
+import unicodedata
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pyte
 from textual.drivers.linux_driver import LinuxDriver
@@ -29,6 +30,10 @@ _COLOURS = {name: number for number, name in enumerate(("black", "red", "green",
 _COLOURS |= {"white": 7, "default": 9}
 
 
+#: What stands for a glyph where there is ASCII only; accents are left away, and what is left is a question mark.
+_ASCII = str.maketrans("•─│┌┐└┘├┤┬┴┼═║█▓▒░▁▔▄▀▊▎▌▐✓›▸…–—‘’“”", "*-|+++++++++=|##:.---#||##x>>.--''\"\"")
+
+
 class Cell(NamedTuple):
     """One place of the screen: its text (empty behind a wide character) and how it is drawn (SGR parameters)."""
 
@@ -42,8 +47,10 @@ _BLANK = Cell(" ", "")
 class Difference:
     """What to send so that a terminal that shows the last state shows the next."""
 
-    def __init__(self, columns: int, rows: int) -> None:
+    def __init__(self, columns: int, rows: int, *, ascii: bool = False) -> None:
+        """``ascii``: nothing else is sent."""
         self.size = columns, rows
+        self._ascii = ascii
         self._screen = pyte.Screen(columns, rows)
         self._screen.reset_mode(_AUTOWRAP, private=True)  # as Textual does: the last place of a row is drawn too
         self._stream = pyte.Stream(self._screen)
@@ -60,7 +67,7 @@ class Difference:
         for row in sorted(self._screen.dirty):
             if row >= len(self._shown):
                 continue
-            cells = [_cell(self._screen.buffer[row][column]) for column in range(self._screen.columns)]
+            cells = [self._cell(self._screen.buffer[row][column]) for column in range(self._screen.columns)]
             for start, end in _runs(self._shown[row], cells):
                 parts.append(f"\x1b[{row + 1};{start + 1}H")
                 for cell in cells[start:end]:
@@ -73,6 +80,15 @@ class Difference:
         if look:
             parts.append("\x1b[m")
         return "".join(parts)
+
+    def _cell(self, character: Any) -> Cell:
+        words = ["1"] if character.bold else []
+        words += ["4"] if character.underscore else []
+        words += ["7"] if character.reverse else []
+        words += _colour(character.fg, 30)
+        words += _colour(character.bg, 40)
+        text = character.data
+        return Cell(in_ascii(text) if self._ascii and not text.isascii() else text, ";".join(words))
 
 
 def _runs(before: list[Cell], after: list[Cell]) -> Iterator[tuple[int, int]]:
@@ -93,13 +109,11 @@ def _runs(before: list[Cell], after: list[Cell]) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def _cell(character: Any) -> Cell:
-    words = ["1"] if character.bold else []
-    words += ["4"] if character.underscore else []
-    words += ["7"] if character.reverse else []
-    words += _colour(character.fg, 30)
-    words += _colour(character.bg, 40)
-    return Cell(character.data, ";".join(words))
+def in_ascii(text: str) -> str:
+    """One place's text without any glyph beyond ASCII; a wide character takes two places."""
+    plain = unicodedata.normalize("NFKD", text.translate(_ASCII)).encode("ascii", "ignore").decode()[:1]
+    wide = unicodedata.east_asian_width(text[0]) in "WF"
+    return "??" if wide else plain or "?"
 
 
 def _colour(name: str, base: int) -> list[str]:
@@ -113,6 +127,9 @@ def _colour(name: str, base: int) -> list[str]:
 
 class SlowLineDriver(LinuxDriver):
     """Textual's driver, but for what goes over the line."""
+
+    #: Whether the terminal shows ASCII only.
+    ascii: ClassVar[bool] = False
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
@@ -153,7 +170,7 @@ class SlowLineDriver(LinuxDriver):
                     self._difference.draw(part)
 
     def _begin(self) -> None:
-        self._difference = Difference(*self._get_terminal_size())
+        self._difference = Difference(*self._get_terminal_size(), ascii=self.ascii)
         super().write("\x1b[m\x1b[2J")
 
     def _send(self) -> None:
@@ -165,6 +182,12 @@ class SlowLineDriver(LinuxDriver):
     def _send_often(self, ended: threading.Event) -> None:
         while not ended.wait(_FLUSH_SECONDS):
             self._send()
+
+
+class AsciiDriver(SlowLineDriver):
+    """The same for a terminal that shows ASCII only."""
+
+    ascii = True
 
 
 def _without_strange(data: str) -> str:

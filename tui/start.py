@@ -85,8 +85,9 @@ def _machine(recording: Path | None) -> AbstractContextManager[Machine]:
 
 def _run(machine: Machine, terminal: Terminal) -> int:
     from tui.app import RecoveryApp  # after the environment says how to draw
-    from tui.slow_line import SlowLineDriver
+    from tui.slow_line import AsciiDriver, SlowLineDriver
 
-    app = RecoveryApp(machine, terminal, SlowLineDriver if terminal.slow else None)
+    driver = AsciiDriver if terminal.ascii else SlowLineDriver if terminal.slow else None
+    app = RecoveryApp(machine, terminal, driver)
     app.run()
     return app.return_code or 0

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import set_cell_size
 
-from tui.slow_line import Difference, _without_strange
+from tui.slow_line import Difference, _without_strange, in_ascii
 
 COLUMNS, ROWS = 20, 6
 
@@ -69,3 +69,17 @@ def test_what_is_drawn_again_as_it_was_is_not_sent_again() -> None:
 
 def test_questions_that_an_old_terminal_shows_as_text_are_not_sent() -> None:
     assert _without_strange("\x1b[?25l\x1b]22;default\x07\x1b[>25u\x1b[<u\x1b[?2026$p") == "\x1b[?25l"
+
+
+def test_a_terminal_of_ascii_gets_nothing_else() -> None:
+    difference = Difference(COLUMNS, ROWS, ascii=True)
+    difference.draw("\x1b[1;1H┌┐ • Mü 日 ░█ €")
+    sent = difference.take()
+
+    assert sent.isascii()
+    assert "++ * Mu ?? .# ?" in sent
+
+
+def test_a_wide_character_keeps_its_two_places() -> None:
+    assert in_ascii("日") == "??"
+    assert in_ascii("é") == "e"
