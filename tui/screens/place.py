@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -228,7 +228,16 @@ class PlaceScreen(StepScreen[Place]):
 def _look_at_mounted(
     destinations: Callable[[], list[Destination]],
 ) -> tuple[tuple[Destination, tuple[Folder, ...]], ...]:
-    return tuple((made, tuple(look_into(Path(folder)) for folder in made.repositories)) for made in destinations())
+    return tuple((made, tuple(_repositories_in(made))) for made in destinations())
+
+
+def _repositories_in(made: Destination) -> Iterator[Folder]:
+    """Those that were found when it was mounted, and the one that was made since."""
+    since = str(Path(made.folder) / NEW_FOLDER)
+    for place in sorted({*made.repositories, since}):
+        folder = look_into(Path(place))
+        if place in made.repositories or folder.repository:
+            yield folder
 
 
 def _leads_to(entry: Entry, place: Place) -> bool:
@@ -238,7 +247,7 @@ def _leads_to(entry: Entry, place: Place) -> bool:
 
 def _prompt(entry: Entry) -> RenderableType:
     lines: list[RenderableType] = [
-        Text(entry.title, style="bold", no_wrap=True, overflow="ellipsis"),
+        Text(entry.title, style="bold", overflow="fold"),
         Padding(Text(entry.detail), (0, 0, 0, 2)),
     ]
     if entry.problem:
