@@ -9,12 +9,13 @@ from typing import Annotated
 import typer
 from msgspec.structs import replace
 
+from recovery.cli.erase import erase_disk
 from recovery.cli.options import Common
 from recovery.cli.output import Output
 from recovery.destination import Candidate, Destination, look, mount, set_protection, unmount
 from recovery.devices.disk import disk_for
 from recovery.devices.health import health as ask_health
-from recovery.errors import Cancelled, DeviceError, Refused
+from recovery.errors import Cancelled, DeviceError, Refused, UsageError
 from recovery.inventory import DiskReport, render, shown, survey
 from recovery.units import format_bytes
 
@@ -73,10 +74,27 @@ def destination_command(
         bool, typer.Option("--unmount", help="Unmount it (PARTITION or its folder), and protect its disk again.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask, also if it was not closed cleanly.")] = False,
+    format_: Annotated[
+        bool, typer.Option("--format", help="Erase PARTITION, a whole disk, first, and make a filesystem on it.")
+    ] = False,
+    break_members: Annotated[
+        bool, typer.Option("--break-members", help="Erase also a member of an array, volume group or pool.")
+    ] = False,
     json: Common.Json = False,
 ) -> None:
     """Mount a place for a repository.  The disk of that filesystem may be written until it is unmounted."""
     output = Output(context.obj.merged(json=json).json)
+    if format_:
+        if folder is not None or read_only or unmount_:
+            raise UsageError(
+                "--format goes with a disk alone", "What is made is mounted below /media; it can be moved afterwards."
+            )
+        made = erase_disk(output, partition, yes=yes, break_members=break_members)
+        if output.json:
+            output.document(made)
+        else:
+            _tell(output, made)
+        return
     if unmount_:
         _unmount(output, partition)
         return
@@ -87,7 +105,7 @@ def destination_command(
     if output.json:
         output.document(made)
         return
-    _tell(output, made, candidate)
+    _tell(output, made, candidate.unclean)
 
 
 def protect_command(context: typer.Context, disk: DiskPath, json: Common.Json = False) -> None:
@@ -141,7 +159,7 @@ def _confirm(output: Output, candidate: Candidate) -> None:
         raise Cancelled(f"not confirmed; {candidate.node} is untouched", "Nothing was written.")
 
 
-def _tell(output: Output, made: Destination, candidate: Candidate) -> None:
+def _tell(output: Output, made: Destination, unclean: str = "") -> None:
     label = f' "{made.label}"' if made.label else ""
     room = "" if made.read_only else f", {format_bytes(made.free_bytes)} free"
     how = ", for reading only" if made.read_only else ""
@@ -149,8 +167,8 @@ def _tell(output: Output, made: Destination, candidate: Candidate) -> None:
         f"{made.device} ({made.filesystem}{label}, {format_bytes(made.size_bytes)}{room}) is mounted at "
         f"{made.folder}{how}."
     )
-    if made.read_only and candidate.unclean:
-        output.say(f"  Mind: {candidate.unclean}. What was written last may be missing.")
+    if made.read_only and unclean:
+        output.say(f"  Mind: {unclean}. What was written last may be missing.")
     for folder in made.repositories:
         output.say(f"  The repository in it:   export RESTIC_REPOSITORY={shlex.quote(folder)}")
     if not made.repositories and not made.read_only:

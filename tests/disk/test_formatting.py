@@ -13,6 +13,7 @@ from recovery.formatting import format_disk, plan_format
 from tests.support.disks import GPT_SCRIPT, MIB, blank, loop, mounted, partitioned, run, sfdisk_json, sha256
 from tests.support.live import live
 from tests.support.members import md_member
+from tests.support.program import on_terminal, refused
 
 pytestmark = [pytest.mark.disk, pytest.mark.skipif(os.geteuid() != 0, reason="writes to disks, which only root may")]
 
@@ -110,3 +111,30 @@ def test_members_of_arrays_are_named_in_the_plan(tmp_path: Path) -> None:
     with loop(image) as device:
         (broken,) = plan_format(device).breaks
         assert "RAID array" in broken
+
+
+def test_the_command_erases_only_what_was_confirmed_by_its_name(tmp_path: Path) -> None:
+    image = partitioned(tmp_path / "disk.img", SIZE, GPT_SCRIPT)
+    before = sha256(image)
+    with loop(image) as device:
+        assert "nobody to ask" in refused("destination", "--format", device)
+        ran = on_terminal("destination", "--format", device, answer=b"loop\n", question="Type")
+        assert ran.status == 130
+        assert "d\u00e4ta" in ran.out
+        assert sha256(image) == before
+        ran = on_terminal("destination", "--format", device, answer=f"{device.name}\n".encode(), question="Type")
+        if "is mounted at" in ran.out:
+            run("umount", device)
+        else:
+            assert ran.status == 21, ran
+            assert "this kernel made no device" in " ".join(ran.out.split())
+    assert len(sfdisk_json(image)["partitions"]) == 1
+
+
+def test_a_member_is_erased_only_when_that_is_said(tmp_path: Path) -> None:
+    image = blank(tmp_path / "disk.img", SIZE)
+    md_member(image, 0, SIZE // 512)
+    before = sha256(image)
+    with loop(image) as device:
+        assert "breaks more than that disk" in refused("destination", "--format", device, "--yes")
+    assert sha256(image) == before
