@@ -16,6 +16,8 @@ from recovery.jobs.folder import jobs_folder
 from tui.glyphs import Terminal, this_terminal
 
 if TYPE_CHECKING:
+    from textual.driver import Driver
+
     from tui.machine import Machine
 
 #: What Textual reads when it is loaded.  On a slow line: few frames, and no keys' protocol that is shown as text.
@@ -85,9 +87,12 @@ def _machine(recording: Path | None) -> AbstractContextManager[Machine]:
 
 def _run(machine: Machine, terminal: Terminal) -> int:
     from tui.app import RecoveryApp  # after the environment says how to draw
+    from tui.page_driver import PageDriver
     from tui.slow_line import AsciiDriver, SlowLineDriver
 
-    driver = AsciiDriver if terminal.ascii else SlowLineDriver if terminal.slow else None
+    driver: type[Driver] | None = AsciiDriver if terminal.ascii else SlowLineDriver if terminal.slow else None
+    if "web_driver" in os.environ.get("TEXTUAL_DRIVER", ""):
+        driver = PageDriver
     app = RecoveryApp(machine, terminal, driver)
     app.run()
     return app.return_code or 0
