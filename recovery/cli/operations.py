@@ -29,6 +29,7 @@ from recovery.cli.report import (
     verify_document,
 )
 from recovery.cli.repository import open_image
+from recovery.cli.salvage import copy_out
 from recovery.errors import Cancelled, DeviceError, ExitCode, RecoveryError, Refused, RepositoryDamaged
 from recovery.image.boot import BootPlan, BootResult, plan_boot, settle_boot
 from recovery.image.capture import CaptureOptions, capture
@@ -43,6 +44,7 @@ from recovery.image.verify import verify
 from recovery.image.view import SystemImage
 from recovery.inventory import shown
 from recovery.progress import Progress
+from recovery.repository.format import ID_BYTES
 from recovery.repository.repository import Repository
 
 if TYPE_CHECKING:
@@ -56,6 +58,7 @@ class Kind(StrEnum):
     RESTORE = "restore"
     CLONE = "clone"
     VERIFY = "verify"
+    COPY = "copy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ class RestoreRequest:
     @property
     def what(self) -> str:
         """Its snapshot and target, in words."""
-        return shown(f"{self.snapshot} to {self.target}")
+        return shown(f"{_short(self.snapshot)} to {self.target}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,21 +154,44 @@ class VerifyRequest:
     @property
     def what(self) -> str:
         """Its snapshot."""
-        return shown(self.snapshot)
+        return shown(_short(self.snapshot))
 
 
-Request = CaptureRequest | RestoreRequest | CloneRequest | VerifyRequest
+def _short(snapshot: str) -> str:
+    """A whole id as it is shown everywhere, anything else as it was named."""
+    return snapshot[:8] if len(snapshot) == 2 * ID_BYTES else snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRequest:
+    """Copy the files and folders ``sources``, which lie below ``root``, to the new folder ``target``."""
+
+    sources: tuple[Path, ...]
+    root: Path
+    target: Path
+
+    kind = Kind.COPY
+
+    @property
+    def what(self) -> str:
+        """From where to where, in words."""
+        return shown(f"files of {self.root} to {self.target}")
+
+
+Request = CaptureRequest | RestoreRequest | CloneRequest | VerifyRequest | CopyRequest
 
 #: The request that goes with each kind of operation.
 REQUESTS: dict[Kind, type[Request]] = {
-    form.kind: form for form in (CaptureRequest, RestoreRequest, CloneRequest, VerifyRequest)
+    form.kind: form for form in (CaptureRequest, RestoreRequest, CloneRequest, VerifyRequest, CopyRequest)
 }
 
 
 def operation_of(request: Request, repository: Repository | None) -> Callable[[Output, Progress], ExitCode]:
-    """What does it.  All but a clone take a repository, opened."""
+    """What does it.  All but a clone and a copy take a repository, opened."""
     if isinstance(request, CloneRequest):
         return partial(clone_disk, request)
+    if isinstance(request, CopyRequest):
+        return partial(copy_out, request)
     assert repository is not None
     match request:
         case CaptureRequest():

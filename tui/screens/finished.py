@@ -7,10 +7,9 @@ from typing import Any, Literal
 
 from textual.widgets import Button, Static
 
-from recovery.errors import RecoveryError
 from recovery.inventory import shown
-from tui.modals import Question
 from tui.screens.base import LEAVE, StepScreen
+from tui.screens.leave import leave_machine
 
 Next = Literal["next"]
 
@@ -75,19 +74,6 @@ class FinishedScreen(StepScreen[Next]):
         elif name == "home":
             self.answer(LEAVE)
         elif name == "reboot":
-            self.run_worker(self._leave("reboot"))
+            self.recovery.begin(lambda: leave_machine(self.recovery, "reboot"))
         else:
-            self.run_worker(self._leave("poweroff"))
-
-    async def _leave(self, how: Literal["reboot", "poweroff"]) -> None:
-        title = "Restart the machine?" if how == "reboot" else "Switch the machine off?"
-        text = (
-            "Whatever else is running on it ends. Take out the stick or disc with this program when the screen is dark."
-        )
-        label = "Restart" if how == "reboot" else "Switch off"
-        if await self.app.push_screen_wait(Question(title, text, [("stay", "Stay here"), ("leave", label)])) != "leave":
-            return
-        try:
-            await self.recovery.ask(self.recovery.machine.leave, how)
-        except RecoveryError as error:
-            await self.recovery.tell(error)
+            self.recovery.begin(lambda: leave_machine(self.recovery, "poweroff"))

@@ -11,15 +11,12 @@ from textual.screen import Screen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
-from recovery.inventory import shown
-from recovery.jobs.folder import Job, list_jobs
-from tui.leaving import stop_jobs
-from tui.machine import Leave
 from tui.modals import Note, Question
 from tui.screens.base import PlainScreen
 from tui.screens.clock import ClockScreen
 from tui.screens.health import DisksScreen
 from tui.screens.keyboard import KeyboardScreen
+from tui.screens.leave import leave_machine
 from tui.screens.log import LogsScreen
 from tui.screens.network import NetworkScreen
 from tui.screens.remote import RemoteScreen
@@ -47,8 +44,6 @@ _TOOLS = (
     _Tool("reboot", "Restart this machine", live_only=True),
     _Tool("poweroff", "Switch this machine off", live_only=True),
 )
-
-_WORDS: dict[Leave, str] = {"reboot": "restart", "poweroff": "switch off"}
 
 
 class ToolsScreen(PlainScreen[None]):
@@ -101,9 +96,9 @@ class ToolsScreen(PlainScreen[None]):
         elif tool.name == "shell":
             self.recovery.begin(self._shell)
         elif tool.name == "reboot":
-            self.recovery.begin(lambda: self._leave("reboot"))
+            self.recovery.begin(lambda: leave_machine(self.recovery, "reboot"))
         else:
-            self.recovery.begin(lambda: self._leave("poweroff"))
+            self.recovery.begin(lambda: leave_machine(self.recovery, "poweroff"))
 
     async def _shell(self) -> None:
         text = (
@@ -120,29 +115,3 @@ class ToolsScreen(PlainScreen[None]):
             text = "A shell cannot be shown here. Log in over the network, or use the machine's own screen (Alt+F2)."
             await self.app.push_screen_wait(Note("No shell here", text))
         self.refresh()
-
-    async def _leave(self, how: Leave) -> None:
-        word = _WORDS[how]
-        jobs = await self.recovery.ask(_running)
-        if not jobs:
-            text = f"This machine will {word}. Nothing is running."
-            buttons = [("stay", "Stay here"), ("leave", f"{word.capitalize()} now")]
-            if await self.app.push_screen_wait(Question(f"{word.capitalize()}?", text, buttons)) == "leave":
-                await self.recovery.ask(self.recovery.machine.leave, how)
-            return
-        names = "\n".join(shown(f"  {job.record.kind} {job.record.what}") for job in jobs)
-        text = (
-            f"This machine should not {word} now, because this is still running:\n\n{names}\n\n"
-            "You can wait until it has ended. Or it is stopped at its next safe point first, which can take a minute; "
-            "a disk that was being overwritten is then left unfinished."
-        )
-        buttons = [("stay", "Wait, do nothing"), ("stop", f"Stop it, then {word}")]
-        if await self.app.push_screen_wait(Question("Something is running", text, buttons)) != "stop":
-            return
-        self.app.notify("Stopping what runs ...")
-        await self.recovery.ask(stop_jobs, jobs)
-        await self.recovery.ask(self.recovery.machine.leave, how)
-
-
-def _running() -> list[Job]:
-    return [job for job in list_jobs() if job.running]
