@@ -9,8 +9,9 @@ from textual.containers import VerticalScroll
 from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
 
-from recovery.inventory import DiskReport
+from recovery.inventory import DiskReport, shown
 from recovery.jobs.folder import Job, list_jobs
+from recovery.jobs.watching import status_of
 from tui.glyphs import Glyphs
 from tui.screens.base import PlainScreen
 from tui.screens.menu import ENTRIES, begin_entry
@@ -52,6 +53,7 @@ class HomeScreen(PlainScreen[None]):
         self._jobs: list[tuple[str, str]] = []
         self._show_jobs()
         self.set_interval(_JOBS_SECONDS, self._show_jobs)
+        self.recovery.begin(self._come_back)
 
     def show_disks(self, reports: tuple[DiskReport, ...]) -> None:
         """What was found."""
@@ -73,6 +75,7 @@ class HomeScreen(PlainScreen[None]):
         jobs = self.query_one("#jobs", OptionList)
         jobs.clear_options()
         jobs.add_options([Option(text, id=name) for name, text in lines])
+        jobs.highlighted = 0 if lines else None
         jobs.display = bool(lines)
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
@@ -84,11 +87,24 @@ class HomeScreen(PlainScreen[None]):
         else:
             self.recovery.begin(lambda: begin_entry(self.recovery, name))
 
+    async def _come_back(self) -> None:
+        """To what runs: the interface may have broken, or its line been lost."""
+        job = await self.recovery.ask(_newest_at_work)
+        if job is not None:
+            await self._watch(job)
+
     async def _watch(self, job: str) -> None:
         from tui.screens.job import JobScreen
 
         await self.recovery.push_screen_wait(JobScreen(job))
 
 
+def _newest_at_work() -> str | None:
+    """The number of a job that runs, and does not wait for an answer; whoever asked for that has its screen."""
+    running = [job for job in list_jobs() if job.running]
+    states = [(job, status_of(job)) for job in sorted(running, key=lambda job: job.record.started, reverse=True)]
+    return next((job.id for job, status in states if status is not None and not status.asks), None)
+
+
 def _line(job: Job) -> str:
-    return f"Running: {job.record.kind} {job.record.what}, since {job.record.started:%H:%M}. Enter shows it."
+    return shown(f"Running: {job.record.kind} {job.record.what}, since {job.record.started:%H:%M}. Enter shows it.")

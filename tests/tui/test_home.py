@@ -1,0 +1,73 @@
+"""The first screen: the disks as they come and go, and what runs."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recovery.cli.operations import CaptureRequest
+from recovery.cli.spawn import spawn
+from recovery.jobs.folder import list_jobs
+from recovery.repository.repository import Repository
+from tests.support.disks import KIB, MIB, blank
+from tests.support.hanging_child import hanging
+from tests.tui.support import FileMachine, app_for, jobs_in, says, screen_text, until
+from tui.screens.home import HomeScreen
+from tui.screens.job import JobScreen
+
+pytestmark = pytest.mark.asyncio
+
+CHUNK = 256 * KIB
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Where the machine's disks are; jobs are kept apart."""
+    (tmp_path / "disks").mkdir()
+    with jobs_in(tmp_path / "jobs"):
+        yield tmp_path / "disks"
+
+
+async def test_a_disk_that_is_plugged_in_appears_and_one_that_is_pulled_out_goes(folder: Path) -> None:
+    app = app_for(FileMachine(folder))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, says(pilot, "No disk was found"))
+        blank(folder / "sda.img", 32 * MIB)
+        app.look()
+        await until(pilot, says(pilot, "One disk was found", "sda.img", "32.0 MiB"))
+        shutil.copyfile(folder / "sda.img", folder / "sdb.img")
+        (folder / "sda.img").unlink()
+        app.look()
+        await until(pilot, says(pilot, "One disk was found", "sdb.img"))
+        assert "sda.img" not in screen_text(pilot)
+
+
+async def test_an_interface_that_is_started_again_comes_back_to_the_job_that_runs(folder: Path) -> None:
+    source, repository = folder.parent / "source", folder.parent / "repository"
+    source.write_bytes(random.Random(3).randbytes(16 * CHUNK))
+    Repository.init(repository, "")
+    with hanging(source, 9 * CHUNK, 9 * CHUNK + 4 * KIB) as disk:
+        with spawn(CaptureRequest(sources=(disk,), chunk_bytes=CHUNK), repository) as watcher:
+            app = app_for(FileMachine(folder))
+            async with app.run_test(size=(80, 24)) as pilot:
+                await until(pilot, lambda: isinstance(app.screen, JobScreen))
+                await until(pilot, says(pilot, "Stop"))
+                await pilot.press("escape")
+                await until(pilot, lambda: isinstance(app.screen, HomeScreen))
+                await until(pilot, says(pilot, "Running: capture"))
+                await pilot.press("shift+tab", "enter")
+                await until(pilot, lambda: isinstance(app.screen, JobScreen))
+            assert [job.running for job in list_jobs()] == [True]
+            watcher.kill()
+
+
+async def test_without_a_job_nothing_is_said_of_jobs(folder: Path) -> None:
+    app = app_for(FileMachine(folder))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, says(pilot, "No disk was found"))
+        assert isinstance(app.screen, HomeScreen)
+        assert "Running" not in screen_text(pilot)
