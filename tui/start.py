@@ -28,11 +28,17 @@ _BREAKS, _BREAKS_SECONDS = 3, 60.0
 _PAUSE_SECONDS = 3.0
 
 
-def start(recording: Path | None) -> None:
+def start(recording: Path | None, port: int | None = None) -> None:
     """Run until the person leaves.  ``recording``: a file, or the name of one that ships.
 
-    Raises UsageError for a recording that is none.
+    ``port``: in browsers of this machine, which are served there; None: on this terminal.  Raises UsageError for a
+    recording that is none, or a port that cannot be had.
     """
+    if port is not None:
+        from tui.serve import serve
+
+        serve(recording, port)
+        return
     terminal = this_terminal()
     for name, value in {**_DRAWING, **(_SLOW_DRAWING if terminal.slow else {})}.items():
         os.environ.setdefault(name, value)

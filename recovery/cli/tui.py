@@ -24,11 +24,6 @@ def tui_command(
     port: Annotated[int, typer.Option(min=1, max=65535, help="With --browser: which port of 127.0.0.1.")] = 8000,
 ) -> None:
     """Start the interface.  On this machine, or on a recorded one, to try it without risk."""
-    if browser:
-        from tui.serve import serve
-
-        serve(machine, port)
-        return
     from tui.start import start  # what draws is loaded for whoever wants to see it
 
-    start(machine)
+    start(machine, port if browser else None)
