@@ -29,6 +29,8 @@ from recovery.errors import DeviceError, Refused
 _NOT_DISKS = re.compile(r"ram\d+|zram\d+|mtdblock\d+|fd\d+|mmcblk\d+(boot\d+|rpmb|gp\d+)")
 _SECTOR_OF_SYSFS = 512
 _CLAIM_ATTEMPTS, _CLAIM_SECONDS = 5, 0.02
+#: What another process has mounted: resolving would lose whose folder it is.
+_OTHER_NAMESPACE = re.compile(r"/proc/\d+/root/")
 _ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 _UDEV_RUNS = Path("/run/udev/control")
 _TOGETHER_SECONDS, _WAIT_AT_MOST_SECONDS = 0.3, 3.0
@@ -121,7 +123,7 @@ def disk_for(path: Path, *, opening: bool = True) -> Disk:
     neither, for a partition, and for an empty file.
     """
     try:
-        place = path.resolve(strict=True)
+        place = path if _OTHER_NAMESPACE.match(str(path)) else path.resolve(strict=True)
         found = place.stat()
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its links run in a circle"

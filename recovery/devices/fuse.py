@@ -21,7 +21,7 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -53,9 +53,10 @@ class VirtualFile(Protocol):
 
 
 @contextmanager
-def served(module: str, spec: msgspec.Struct, *, needed_for: str) -> Iterator[Path]:
+def served(module: str, spec: msgspec.Struct, *, needed_for: str, inherited: Sequence[int] = ()) -> Iterator[Path]:
     """The folder with the files that ``python -m module`` serves; ``spec`` is what ``read_spec`` gives it.
 
+    ``inherited``: descriptors that it gets too.
     Raises DeviceError when FUSE cannot be had here, or what the child gave as its reason.
     """
     with tempfile.TemporaryDirectory(prefix="recovery-view-") as folder:
@@ -63,9 +64,8 @@ def served(module: str, spec: msgspec.Struct, *, needed_for: str) -> Iterator[Pa
         namespaces = ["--mount", "--propagation", "slave"]
         namespaces += [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
         arguments = ["unshare", *namespaces, sys.executable, "-m", module, folder]
-        with companion(
-            arguments, needed_for=needed_for, first=msgspec.json.encode(spec) + b"\n", ready=_READY
-        ) as child:
+        first = msgspec.json.encode(spec) + b"\n"
+        with companion(arguments, needed_for=needed_for, first=first, ready=_READY, inherited=inherited) as child:
             yield Path(f"/proc/{child.process_id}/root{folder}")
 
 

@@ -37,9 +37,9 @@ _LEAST = 32 * MIB
 
 
 class OverlaySpec(msgspec.Struct, frozen=True):
-    """What the child is told: the range of the source in bytes, and the folder and size in bytes of the scratch."""
+    """What the child is told: the open source, the range of it in bytes, the scratch's folder and size in bytes."""
 
-    path: str
+    source: int
     offset: int
     length: int
     scratch: str
@@ -115,9 +115,18 @@ def overlay(path: Path, extent: Extent, *, scratch: Path | None = None, limit_by
     """
     folder = scratch or Path(tempfile.gettempdir())
     limit = limit_bytes or _affordable(folder)
-    spec = OverlaySpec(str(path.absolute()), extent.offset, extent.length, str(folder.absolute()), limit)
-    with served(_CHILD, spec, needed_for=f"a copy-on-write view of {path}") as served_folder:
-        yield View(served_folder / VIEW_NAME, extent.length)
+    needed_for = f"a copy-on-write view of {path}"
+    try:
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise DeviceError(f"{needed_for} failed: {error.strerror}", "'recovery disks' lists what there is.") from error
+    try:
+        # Handed over open: without root the child is in a user namespace, from which no other view can be reached.
+        spec = OverlaySpec(source, extent.offset, extent.length, str(folder.absolute()), limit)
+        with served(_CHILD, spec, needed_for=needed_for, inherited=[source]) as served_folder:
+            yield View(served_folder / VIEW_NAME, extent.length)
+    finally:
+        os.close(source)
 
 
 def _affordable(folder: Path) -> int:

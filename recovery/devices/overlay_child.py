@@ -141,12 +141,11 @@ def main() -> None:
     """Serve the view that our input asks for."""
     spec = read_spec(OverlaySpec)
     try:
-        source = os.open(spec.path, os.O_RDONLY | os.O_CLOEXEC)
         scratch, name = tempfile.mkstemp(prefix="recovery-view-", dir=spec.scratch)
         os.unlink(name)  # noqa: PTH108
     except OSError as error:
         raise SystemExit(f"{error.filename}: {error.strerror}") from error
-    view = Overlay(source, spec.offset, spec.length, scratch, spec.limit_bytes)
+    view = Overlay(spec.source, spec.offset, spec.length, scratch, spec.limit_bytes)
     serve({VIEW_NAME: view, REPORT_NAME: _ReportFile(view)})
 
 
