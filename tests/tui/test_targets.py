@@ -1,0 +1,172 @@
+"""The screens of a restore on their own: what hangs, what is offered where, what a list says."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Button, OptionList
+
+from recovery.devices.disk import Disk
+from recovery.image.manifest import ImageDisk, ImagePartition, LayoutRecord, Machine, Manifest
+from recovery.repository.repository import Repository
+from recovery.units import GIB, MIB
+from tests.support.disks import MIB as MEBIBYTE
+from tests.support.disks import partitioned
+from tests.support.repositories import fresh_repository
+from tests.tui.support import FileMachine, app_for, jobs_in, says, screen_text, statics, until
+from tui.app import RecoveryApp
+from tui.images import Listing, StoredImage
+from tui.machine import Leave
+from tui.screens.finished import FinishedScreen
+from tui.screens.images import ImagesScreen
+from tui.screens.review import plain_hint
+from tui.screens.target import TargetScreen
+
+
+class SlowMachine(FileMachine):
+    """One of its disks does not answer when it is asked whether it may be overwritten."""
+
+    def __init__(self, folder: Path, slow: str) -> None:
+        super().__init__(folder)
+        self.slow = slow
+        self.answer = threading.Event()
+        self.live = True
+        self.left: list[Leave] = []
+
+    def target_problems(self, disk: Disk, repository: Path | None, sources: Sequence[Disk] = ()) -> list[str]:
+        if disk.name == self.slow:
+            self.answer.wait(60)
+        return super().target_problems(disk, repository, sources)
+
+    def leave(self, how: Leave) -> None:
+        self.left.append(how)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[SlowMachine]:
+    for name in ("one.img", "two.img"):
+        partitioned(tmp_path / name, 16 * MEBIBYTE, "label: dos\nsize=8MiB, type=83\n")
+    made = SlowMachine(tmp_path, "one.img")
+    with jobs_in(tmp_path / "jobs"):
+        yield made
+    made.answer.set()
+
+
+async def test_a_disk_that_hangs_holds_up_no_other(machine: SlowMachine) -> None:
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.reports is not None)
+        await app.push_screen(TargetScreen(lambda report: None, lambda report: "It fits."))
+        await until(pilot, says(pilot, "It fits.", "It is being looked at"))
+        rows = app.screen.query(OptionList).first()
+        usable = [Path(option.id or "").name for option in rows.options if not option.disabled]
+        assert usable == ["two.img"]
+        machine.answer.set()
+        await until(pilot, lambda: not any(option.disabled for option in rows.options))
+
+
+async def test_a_disk_that_is_plugged_in_appears(machine: SlowMachine) -> None:
+    machine.slow = ""
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.reports is not None)
+        await app.push_screen(TargetScreen(lambda report: None, lambda report: "It fits."))
+        await until(pilot, says(pilot, "one.img", "two.img"))
+        partitioned(machine.folder / "three.img", 16 * MEBIBYTE, "label: dos\nsize=8MiB, type=83\n")
+        app.look()
+        await until(pilot, says(pilot, "three.img"))
+
+
+async def test_restart_and_switch_off_are_offered_in_the_live_system_only(machine: SlowMachine) -> None:
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await app.push_screen(FinishedScreen("sda", bootable=True))
+        await until(pilot, says(pilot, "Take out the stick"))
+        await pilot.click("#reboot")
+        await until(pilot, says(pilot, "Restart?"))
+        assert machine.left == []
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(app.screen, FinishedScreen))
+        await pilot.click("#poweroff")
+        await until(pilot, says(pilot, "Switch off?"))
+        await pilot.click("#leave")
+        await until(pilot, lambda: machine.left == ["poweroff"])
+        machine.live = False
+        await app.push_screen(FinishedScreen("sda", bootable=True))
+        await until(pilot, says(pilot, "Put sda into the machine"))
+        assert [button.id for button in app.screen.query(Button)] == ["home"]
+
+
+def image(number: int, *, machine: str = "laptop", unreadable: int = 0, left_out: bool = False) -> StoredImage:
+    """An image, a day older than the one before."""
+    parts = [ImagePartition(1, MIB, GIB, "primary", "map", MIB), ImagePartition(2, 2 * GIB, GIB, "primary", "whole", 1)]
+    if left_out:
+        parts[1] = ImagePartition(2, 2 * GIB, GIB, "primary", "left-out", 0)
+    disk = ImageDisk(
+        "sda", "sda.img", "sda.domain", "sda.map", 4 * GIB, 512, 512, LayoutRecord(MIB, (), 0), MIB, unreadable,
+        model="Samsung SSD 870", serial=f"S{number}", partitions=tuple(parts),
+    )  # fmt: skip
+    when = datetime(2026, 11, 20, 12, tzinfo=UTC) - timedelta(days=number)
+    manifest = Manifest("1.0", when, "1", Machine(vendor="LENOVO", product="T480"), (disk,))
+    return StoredImage(f"{number:064x}", machine, "LENOVO T480", when, GIB, bool(unreadable), manifest)
+
+
+class Listed(ImagesScreen):
+    """Shows a listing that the test made."""
+
+    def __init__(self, repository: Repository, listing: Listing) -> None:
+        super().__init__(repository)
+        self.made = listing
+
+    async def _read(self, newest: int | None) -> None:
+        self.listing = self.made
+        self.query_one("#narrow").display = True
+        self.show(self.made)
+
+
+async def listed(pilot: Pilot[None], app: RecoveryApp, folder: Path, listing: Listing) -> OptionList:
+    await app.push_screen(Listed(fresh_repository(folder / "repository"), listing))
+    await until(pilot, lambda: isinstance(app.screen, Listed) and bool(app.screen.query(OptionList).first().options))
+    return app.screen.query(OptionList).first()
+
+
+async def test_the_list_of_images_says_what_each_lacks(machine: SlowMachine) -> None:
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        listing = Listing((image(0), image(1, unreadable=5 * MIB), image(2, left_out=True)), files=2, problems=("x",))
+        await listed(pilot, app, machine.folder, listing)
+        shown = " ".join(screen_text(pilot).split())
+        assert "Incomplete: 5.00 MiB could not be read" in shown
+        assert "Partition 2 of sda was left out" in shown
+        assert "2 snapshots hold files" in statics(pilot)
+        assert "Cannot be read: x" in statics(pilot)
+
+
+async def test_a_long_list_of_images_is_narrowed_by_typing(machine: SlowMachine) -> None:
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        images = (*(image(number) for number in range(8)), image(9, machine="server"))
+        rows = await listed(pilot, app, machine.folder, Listing(images))
+        assert [option.id for option in rows.options] == [found.id for found in images]
+        app.screen.query_one("#narrow").focus()
+        await pilot.press(*"server")
+        await until(pilot, lambda: [option.id for option in rows.options] == [images[-1].id])
+        await pilot.press("x")
+        await until(pilot, says(pilot, "No image contains what was typed"))
+
+
+@pytest.mark.parametrize(
+    ("hint", "plain"),
+    [
+        ("Choose a target of at least that size, or restore single partitions.",) * 2,
+        ("'recovery verify' says what is hit; --partial writes the rest.", ""),
+        ("Free some space there. If that is meant, say so with --break-members.", "Free some space there."),
+    ],
+)
+def test_hints_for_a_prompt_are_not_shown_on_a_screen(hint: str, plain: str) -> None:
+    assert plain_hint(hint) == plain
