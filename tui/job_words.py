@@ -18,8 +18,11 @@ _KINDS = {
     "restore": "Restore of {}",
     "clone": "Copy of {}",
     "verify": "Check of the system image {}",
+    "copy": "Copy of {}",
 }
 _WRITES_TARGET = ("restore", "clone")
+#: Of the files that could not be copied, so many are named.
+_NAMED_FILES = 20
 _PHASES = {
     "starting": "Beginning",
     "map": "Finding out which parts of the disk are in use",
@@ -29,6 +32,8 @@ _PHASES = {
     "publish": "Entering what was stored into the repository's lists",
     "check the medium": "Reading back what was stored, to be sure",
     "compare": "Comparing the target with what it is to become",
+    "list": "Looking how many files there are",
+    "copy": "Copying files",
     "discard": "Clearing what will not be used of the target",
     "write": "Writing the target",
     "sync": "Waiting until the target has taken everything in",
@@ -126,6 +131,8 @@ def if_cancelled(view: JobView) -> str:
         )
     if view.kind == "verify":
         return "A check changes nothing. What was not checked yet stays unchecked."
+    if view.kind == "copy":
+        return "The files that were copied until then stay where they are. The disk that is read is not changed."
     if name in ("starting", "compare", "map", "predict", "finding the used areas"):
         return "Nothing was written to the target yet: it stays as it was."
     if name == "verify":
@@ -144,6 +151,7 @@ def headline(view: JobView) -> str:
         "restore": ("The target was written.", "The target was written, but not everything is well."),
         "clone": ("The copy was made.", "The copy was made, but not everything is well."),
         "verify": ("The system image is sound.", "The check ended, but not everything is well."),
+        "copy": ("All of the files were copied.", "Files were copied, but not all of them, or not all of them whole."),
     }
     done, incomplete = names.get(view.kind, ("Done.", "Done, but not everything is well."))
     match outcome:
@@ -177,7 +185,8 @@ def details(view: JobView) -> Iterator[str]:
         yield from _summary(view.kind, view.summary)
     if view.kind == "capture" and outcome == "incomplete":
         yield (
-            "What could not be read is zeros in the image. Copy what matters soon: a disk with unreadable areas will fail."
+            "What could not be read is zeros in the image. Copy what matters soon: a disk with unreadable areas will "
+            "fail altogether."
         )
     if view.kind == "capture" and outcome in ("done", "incomplete"):
         yield (
@@ -245,12 +254,21 @@ def _summary(kind: str, summary: dict[str, Any]) -> Iterator[str]:
             yield f"{len(damages)} areas of its disks are damaged. The rest can be restored."
         if problems:
             yield "\n".join(_sentence(str(text)) for text in problems[:5])
+    elif kind == "copy":
+        target = shown(str(summary.get("target")))
+        yield f"{summary.get('files', 0)} files, {size('copied_bytes')}, were copied to {target}."
+        if summary.get("unreadable_bytes"):
+            yield f"{size('unreadable_bytes')} could not be read, and are zeros in the copies."
+        found = [f"{one['path']}: {one['problem']}" for one in summary.get("problems", ())]
+        yield "\n".join(shown(line) for line in found[:_NAMED_FILES])
+        if len(found) > _NAMED_FILES:
+            yield f"And {summary['problem_count'] - _NAMED_FILES} more; 'What it said' lists them."
     audit = summary.get("audit")
     if isinstance(audit, dict):
         yield (
             "The audit found nothing that is missing."
             if audit.get("passed")
-            else "The image lacks what its filesystems need, says the audit. Keep the source until another image passes."
+            else "The image lacks what its filesystems need, says the audit. Keep the source until an image passes."
         )
 
 

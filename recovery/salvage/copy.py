@@ -1,0 +1,255 @@
+"""Copy files off a filesystem that can still be opened for reading, whatever of it cannot be read.
+
+Nothing is written to the source.  A piece of a file that cannot be read becomes zeros, and the file is named; what
+cannot be opened at all is named too.  Nothing that is there already is replaced.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recovery.errors import DestinationFull, DeviceError, UsageError
+from recovery.progress import Progress
+from recovery.units import KIB, MIB, format_bytes
+
+log = logging.getLogger(__name__)
+
+_PIECE_BYTES, _RETRY_BYTES = MIB, 4 * KIB
+#: A file is named with what is wrong with it, up to so many.
+_NAMED = 1000
+#: What is written is pushed to the medium at least this often, so that stopping never waits long.
+_SYNC_EVERY_BYTES = 64 * MIB
+_MEDIUM_ERRORS = (errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO, errno.EUCLEAN, errno.EBADMSG)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """What is below some paths, as far as it could be listed."""
+
+    files: int
+    bytes: int
+
+
+@dataclass(slots=True)
+class Copied:
+    """What was copied.  ``problems``: paths with what is wrong with them; ``problem_count`` counts those not named too.
+
+    ``lost_bytes`` could not be read, and are zeros in the copies.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    lost_bytes: int = 0
+    problem_count: int = 0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything was copied, and is whole."""
+        return not self.problem_count
+
+    def tell(self, path: Path, problem: str) -> None:
+        """``path`` is not copied, or not whole."""
+        self.problem_count += 1
+        if len(self.problems) < _NAMED:
+            self.problems.append((str(path), problem))
+
+
+def measure(paths: Sequence[Path], check: Callable[[], None] = lambda: None) -> Size:
+    """How much there is to copy.  ``check`` is called for each file, and may raise."""
+    files = total = 0
+    for _, status in _walk(paths, lambda path, problem: None, check):
+        if stat.S_ISREG(status.st_mode):
+            files, total = files + 1, total + status.st_size
+    return Size(files, total)
+
+
+def copy_files(paths: Sequence[Path], root: Path, to: Path, progress: Progress) -> Copied:
+    """Copy ``paths``, which lie below ``root``, to the same places below the new or empty folder ``to``.
+
+    Raises UsageError, DestinationFull (before anything was written, or when the room ends), DeviceError, Cancelled.
+    """
+    if any(not path.is_relative_to(root) for path in paths) or to.is_relative_to(root):
+        raise UsageError(f"what is copied must lie below {root}, and {to} elsewhere", "Name another folder.")
+    progress.phase("list")
+    size = measure(paths, progress.check)
+    _make_target(to, size)
+    progress.phase("copy", size.bytes)
+    done = Copied()
+    folders: list[tuple[Path, os.stat_result]] = []
+    for path, status in _walk(paths, done.tell, progress.check):
+        place = to / path.relative_to(root)
+        try:
+            _make_parents(place, to)
+            if stat.S_ISDIR(status.st_mode):
+                place.mkdir(exist_ok=True)
+                folders.append((place, status))
+            elif stat.S_ISLNK(status.st_mode):
+                place.symlink_to(path.readlink())
+            elif stat.S_ISREG(status.st_mode):
+                _copy_file(path, place, status, done, progress)
+            else:
+                done.tell(path, "it is neither a file nor a folder, and was left out")
+        except OSError as error:
+            _expect_room(error, to)
+            done.tell(path, f"it could not be copied: {error.strerror}")
+    for place, status in reversed(folders):
+        _keep_facts(place, status)
+    progress.phase("sync")
+    _sync(to)
+    return done
+
+
+def _walk(
+    paths: Sequence[Path], tell: Callable[[Path, str], None], check: Callable[[], None]
+) -> Iterator[tuple[Path, os.stat_result]]:
+    """Each path, and all below it, folders before what is in them; links are not followed, nor other mounts entered."""
+    waiting = list(reversed(paths))
+    while waiting:
+        check()
+        path = waiting.pop()
+        try:
+            status = path.lstat()
+        except OSError as error:
+            tell(path, f"it could not be looked at: {error.strerror}")
+            continue
+        yield path, status
+        if not stat.S_ISDIR(status.st_mode) or (path.is_mount() and path not in paths):
+            continue
+        try:
+            with os.scandir(path) as entries:
+                waiting += sorted((Path(entry.path) for entry in entries), reverse=True)
+        except OSError as error:
+            tell(path, f"the folder could not be read: {error.strerror}")
+
+
+def _make_target(to: Path, size: Size) -> None:
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+        if any(to.iterdir()):
+            raise UsageError(f"{to} is not empty", "Name a new folder: nothing that is there is replaced.")
+        room = os.statvfs(to)
+    except OSError as error:
+        raise DeviceError(f"the folder {to} cannot be made: {error.strerror}", "Name another one.") from error
+    free = room.f_bavail * room.f_frsize
+    if size.bytes > free:
+        raise DestinationFull(
+            f"{format_bytes(size.bytes)} are to be copied, and {to} has {format_bytes(free)} free",
+            "Choose fewer files, or a larger destination.",
+        )
+
+
+def _make_parents(place: Path, to: Path) -> None:
+    """The folders above ``place``; their own facts are kept only where they are copied themselves."""
+    if place != to:
+        place.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _copy_file(path: Path, place: Path, status: os.stat_result, done: Copied, progress: Progress) -> None:
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        target = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            lost = _copy_content(source, target, status.st_size, progress)
+        finally:
+            os.close(target)
+    finally:
+        os.close(source)
+    _keep_facts(place, status)
+    done.files += 1
+    done.bytes += status.st_size
+    if lost:
+        done.lost_bytes += lost
+        progress.count("unreadable_bytes", lost)
+        done.tell(path, f"{format_bytes(lost)} of it could not be read, and are zeros in the copy")
+
+
+def _copy_content(source: int, target: int, length: int, progress: Progress) -> int:
+    """Copy ``length`` bytes; how many of them could not be read.  A file that ends earlier is filled up with zeros."""
+    lost = at = 0
+    os.posix_fadvise(source, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    while at < length:
+        progress.check()
+        wanted = min(_PIECE_BYTES, length - at)
+        try:
+            data = os.pread(source, wanted, at)
+        except OSError as error:
+            if error.errno not in _MEDIUM_ERRORS:
+                raise
+            data, missing = _read_bad(source, at, wanted, progress)
+            lost += missing
+        if not data:
+            break
+        _write(target, data, at)
+        at += len(data)
+        progress.advance(len(data))
+        if at % _SYNC_EVERY_BYTES == 0:
+            os.fsync(target)
+    os.ftruncate(target, length)
+    return lost + length - at
+
+
+def _read_bad(source: int, at: int, length: int, progress: Progress) -> tuple[bytes, int]:
+    """A piece read in small steps, with zeros where that fails; how many bytes failed."""
+    data, lost = bytearray(), 0
+    while len(data) < length:
+        progress.check()
+        wanted = min(_RETRY_BYTES, length - len(data))
+        try:
+            piece = os.pread(source, wanted, at + len(data))
+        except OSError as error:
+            if error.errno not in _MEDIUM_ERRORS:
+                raise
+            piece = bytes(wanted)
+            lost += wanted
+        if not piece:
+            break
+        data += piece
+    return bytes(data), lost
+
+
+def _write(target: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        count = os.pwrite(target, view, at)
+        view, at = view[count:], at + count
+
+
+def _keep_facts(place: Path, status: os.stat_result) -> None:
+    """Mode, owner and time, as far as the destination's filesystem knows such things."""
+    facts: tuple[Callable[[], object], ...] = (
+        lambda: os.chown(place, status.st_uid, status.st_gid),
+        lambda: place.chmod(stat.S_IMODE(status.st_mode)),
+        lambda: os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns)),
+    )
+    for keep in facts:
+        try:
+            keep()
+        except OSError as error:
+            log.debug("%s: %s", place, error.strerror)
+
+
+def _expect_room(error: OSError, to: Path) -> None:
+    if error.errno in _FULL:
+        raise DestinationFull(f"there is no room left in {to}", "What was copied until now is there.") from error
+
+
+def _sync(folder: Path) -> None:
+    """Have the filesystem of ``folder``, and no other, write out what it holds in memory."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.syncfs(file):
+            reason = os.strerror(ctypes.get_errno())
+            raise DeviceError(f"what was copied to {folder} is not all stored: {reason}", "Copy it again.")
+    finally:
+        os.close(file)
