@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from recovery.errors import DeviceError, ProgramMissing
+from recovery.errors import DeviceError, ProgramMissing, RecoveryError
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ _SECRETS = ("RESTIC_PASSWORD", "RESTIC_PASSWORD_COMMAND")
 
 _POLL_SECONDS = 0.2
 _KILL_SECONDS = 5.0
+_TIDY_SECONDS = 30.0
 _running: set[subprocess.Popen[bytes]] = set()
 
 #: Which Debian package brings a program, for the hint when it is missing.
@@ -119,9 +120,11 @@ def run(
     environment: Mapping[str, str] | None = None,
     check: bool = True,
     interrupt: Callable[[], None] | None = None,
+    tidies_up: bool = False,
 ) -> Completed:
     """Run a program to its end; ``interrupt`` is called now and then, and the program is killed when it raises.
 
+    With ``tidies_up`` it gets an interrupt (SIGINT) before, and half a minute to leave things in order.
     Raises ProgramMissing when it is not installed, DeviceError when it takes longer than ``timeout_seconds``
     or, with ``check``, when it fails.  ``needed_for`` completes "... needs it".
     """
@@ -145,6 +148,10 @@ def run(
             f"{name} did not end within {timeout_seconds:g} s ({needed_for})",
             "The device may be hanging: see the kernel's log (dmesg).",
         ) from expired
+    except RecoveryError:
+        if tidies_up:
+            _interrupt(process)
+        raise
     finally:
         _end(process)
         _running.discard(process)
@@ -282,6 +289,12 @@ def _communicate(
             first = None  # what was begun goes on
             if interrupt:
                 interrupt()
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=_TIDY_SECONDS)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

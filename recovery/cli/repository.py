@@ -1,4 +1,4 @@
-"""``recovery init``, ``snapshots``, ``show``: the repository and what is in it."""
+"""``recovery init``, ``snapshots``, ``show``, ``forget``: the repository and what is in it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from rich.table import Table
 
 from recovery.cli.options import Common
 from recovery.cli.output import Output
+from recovery.errors import Cancelled, Refused
 from recovery.image.capture_plan import check_build_date
 from recovery.image.manifest import TAG, TAG_INCOMPLETE, ImageDisk, Manifest
 from recovery.image.view import SystemImage
 from recovery.inventory import shown
+from recovery.progress import Progress
 from recovery.repository.repository import Repository, StoredSnapshot
+from recovery.restic import ForgetPreview, forget, forget_preview
 from recovery.units import format_bytes
 
 Snapshot = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="An id, a unique prefix of one, or 'latest'.")]
@@ -25,6 +28,7 @@ def register(app: typer.Typer) -> None:
     app.command("init")(init)
     app.command("snapshots")(snapshots)
     app.command("show")(show)
+    app.command("forget")(forget_command)
 
 
 def init(
@@ -144,6 +148,75 @@ def show(
     output.say(f"Captured on {image.stored.snapshot.hostname or 'an unnamed machine'} ({name_plate}{firmware})")
     for disk in manifest.disks:
         _show_disk(output, disk)
+
+
+def forget_command(
+    context: typer.Context,
+    names: Annotated[
+        list[str], typer.Argument(metavar="SNAPSHOT...", help="Ids, unique prefixes of ids, or 'latest'.")
+    ],
+    repo: Common.Repo = None,
+    password_file: Common.PasswordFile = None,
+    no_password: Common.NoPassword = False,
+    json: Common.Json = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be forgotten.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    no_prune: Annotated[
+        bool, typer.Option("--no-prune", help="Leave what only they used where it is; no space comes free.")
+    ] = False,
+) -> None:
+    """Forget snapshots.  restic removes them, and what only they used, for ever."""
+    common: Common = context.obj.merged(repo, password_file, no_password, json)
+    output = Output(common.json)
+    root, password = common.folder(), common.password()
+    repository = Repository.open(root, password)
+    ids = list(dict.fromkeys(repository.find_snapshot(name).id for name in names))
+    progress = Progress()
+    with output.work(progress):
+        progress.phase("looking at what would be forgotten")
+        preview = forget_preview(root, password, ids, prune=not no_prune, interrupt=progress.check)
+    output.event("plan", removed=preview.removed, kept=preview.kept, freed_bytes=preview.freed_bytes)
+    _show_preview(output, preview)
+    if dry_run:
+        return
+    if not yes:
+        _confirm_forget(output)
+    with output.work(progress):
+        result = forget(root, password, ids, prune=not no_prune, progress=progress)
+    output.event("summary", **msgspec.structs.asdict(result))
+    count = _snapshots_in_words(len(result.removed))
+    if no_prune:
+        output.say(f"Forgot {count}. The space is not free yet: 'restic prune' frees it.")
+    else:
+        sizes = (
+            f"{format_bytes(result.freed_bytes)} came free; the repository holds {format_bytes(result.remaining_bytes)}"
+        )
+        output.say(f"Forgot {count}. {sizes}.")
+
+
+def _show_preview(output: Output, preview: ForgetPreview) -> None:
+    output.say(f"To be forgotten, for ever ({len(preview.removed)}):")
+    for line in preview.removed:
+        kind = "system image" if TAG in (line.tags or ()) else "files"
+        paths = " ".join(path.removeprefix("/system-image/") for path in line.paths)
+        output.say(
+            f"  {line.id[:8]}  {line.time.astimezone():%Y-%m-%d %H:%M}  {kind} of {line.hostname or '?'}: {paths}"
+        )
+    output.say(f"{_snapshots_in_words(len(preview.kept)).capitalize()} will stay.")
+    if preview.freed_bytes is not None:
+        output.say(f"About {format_bytes(preview.freed_bytes)} will come free.")
+
+
+def _snapshots_in_words(count: int) -> str:
+    return {0: "no snapshot", 1: "1 snapshot"}.get(count, f"{count} snapshots")
+
+
+def _confirm_forget(output: Output) -> None:
+    """Have it typed.  Raises Cancelled, or Refused where nobody can be asked."""
+    if not output.can_ask:
+        raise Refused("forgetting was not confirmed, and there is nobody to ask", "Say --yes when the plan is right.")
+    if output.ask("Type forget to forget them, anything else to stop: ").strip() != "forget":
+        raise Cancelled("not confirmed; nothing was forgotten", "The repository is as it was.")
 
 
 def open_image(repository: Repository, snapshot: str, output: Output) -> SystemImage:
