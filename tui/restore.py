@@ -196,9 +196,17 @@ class RestoreJourney(Journey):
             self._becoming(self.target),
             shown(f"{what} of {self.image.machine}, {self.image.when}"),
             self._into,
+            self._lacking(),
             self.app.machine.recorded,
         )
         return OverwriteReview(self._spawn, overwrite, self.options, self._keep("options"))
+
+    def _lacking(self) -> tuple[str, ...]:
+        lost = self._record.unreadable_bytes
+        if not lost:
+            return ()
+        what = f"{format_bytes(lost)} of disk {self.disk} could not be read when it was made"
+        return (f"The image is incomplete: {what}. Zeros are written there.",)
 
     def _becoming(self, target: DiskReport) -> tuple[Segment, ...]:
         part = self._partition

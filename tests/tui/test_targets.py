@@ -24,6 +24,7 @@ from tui.images import Listing, StoredImage
 from tui.machine import Leave
 from tui.screens.finished import FinishedScreen
 from tui.screens.images import ImagesScreen
+from tui.screens.partition import PartScreen
 from tui.screens.review import plain_hint
 from tui.screens.target import TargetScreen
 
@@ -158,6 +159,18 @@ async def test_a_long_list_of_images_is_narrowed_by_typing(machine: SlowMachine)
         await until(pilot, lambda: [option.id for option in rows.options] == [images[-1].id])
         await pilot.press("x")
         await until(pilot, says(pilot, "No image contains what was typed"))
+
+
+async def test_space_chooses_as_enter_does(machine: SlowMachine) -> None:
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        answers: list[str | None] = []
+        record = image(0).manifest
+        assert record is not None
+        await app.push_screen(PartScreen(record.disks[0]), answers.append)
+        await until(pilot, says(pilot, "Only partition 2"))
+        await pilot.press("end", "space")
+        await until(pilot, lambda: answers == ["2"])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
-from textual.widgets import Button, Footer, Static
+from textual.widgets import Button, Footer, OptionList, Static
 
 from tui.modals import Help
 
@@ -41,6 +41,7 @@ class PlainScreen(Screen[ResultT], Generic[ResultT]):
         Binding("escape", "back", "Back", key_display="Esc"),
         Binding("f1", "help", "Help", key_display="F1"),
         Binding("question_mark", "help", "Help", show=False),
+        Binding("space", "choose", "Choose", show=False),
     ]
 
     #: Of which journey it is a step, and which; empty outside journeys.
@@ -92,6 +93,11 @@ class PlainScreen(Screen[ResultT], Generic[ResultT]):
     def action_back(self) -> None:
         """Where the person came from."""
         self.dismiss(None)
+
+    def action_choose(self) -> None:
+        """In a list Space is as good as Enter."""
+        if isinstance(self.focused, OptionList):
+            self.focused.action_select()
 
     def action_help(self) -> None:
         """What this screen is for."""

@@ -28,7 +28,8 @@ class Overwrite:
     """What will be written over ``target``, which a request names by ``place``.
 
     ``becoming``: what it will look like; ``source``: what is put there, in words; ``partition``: the only one of the
-    target that is overwritten; ``recorded``: the place only stands for the disk, and cannot be told apart by it.
+    target that is overwritten; ``remarks``: what the source lacks, in sentences; ``recorded``: the place only stands
+    for the disk, which cannot be told apart by it.
     """
 
     target: DiskReport
@@ -36,6 +37,7 @@ class Overwrite:
     becoming: tuple[Segment, ...]
     source: str
     partition: int | None = None
+    remarks: tuple[str, ...] = ()
     recorded: bool = False
 
 
@@ -103,7 +105,7 @@ class OverwriteReview(ReviewScreen):
             Text(f"{size} will be written, then read back and compared."),
         ]
         breaks = [f"This breaks more than the disk: {sentence}" for sentence in plan.get("breaks", ())]
-        parts += [Text(shown(sentence), style="bold yellow") for sentence in breaks]
+        parts += [Text(shown(sentence), style="bold yellow") for sentence in (*overwrite.remarks, *breaks)]
         parts += [Text(shown(sentence)) for sentence in plan.get("boot", ())]
         changed = _changed_content(plan, overwrite.target)
         return [*parts, Text(changed, style="bold yellow")] if changed else parts
