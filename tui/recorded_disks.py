@@ -18,12 +18,14 @@ import msgspec
 
 import tui.recorded_disks
 import tui.recorded_filesystems
+import tui.recorded_repository
 from recovery.command import run
-from recovery.devices.holes import Holes, is_zeros
+from recovery.devices.holes import is_zeros
 from recovery.extent import Extent
 from recovery.units import GIB, KIB, MIB
 from tui.recorded_filesystems import make_filesystem
 from tui.recorded_format import Filesystem, RecordedDisk, Recording
+from tui.recorded_repository import make_repository
 
 _PIECE_BYTES = 64 * KIB
 _COPY_BYTES = MIB
@@ -45,30 +47,54 @@ def identifier(recording: Recording, *words: str) -> UUID:
     return uuid5(NAMESPACE_URL, "/".join((recording.machine.product, *words)))
 
 
-def make_disks(recording: Recording, folder: Path, cache: Path) -> dict[str, Made]:
-    """The files of all disks in ``folder``, by their names; copied from ``cache``, where they are made first.
+def media_name(disk: str, number: int | None, wanted: Filesystem) -> str:
+    """The folder that a filesystem is mounted at."""
+    return wanted.label or (disk if number is None else f"{disk}-{number}")
 
-    Raises DeviceError, ProgramMissing when not even a table can be made.
+
+def filesystems(disk: RecordedDisk) -> list[tuple[int | None, Filesystem]]:
+    """What lies on a disk, by the number of its partition; None for what lies straight on it."""
+    if disk.filesystem is not None:
+        return [(None, disk.filesystem)]
+    parts = enumerate(disk.partitions, 1)
+    return [(number, part.filesystem) for number, part in parts if part.filesystem is not None]
+
+
+def make_machine(recording: Recording, folder: Path, cache: Path | None = None) -> dict[str, Made]:
+    """The files of all disks in ``folder``/dev, by their names, and what mounted filesystems show in ``folder``/media.
+
+    They are copied from ``cache``, where they are made first.  Raises DeviceError, ProgramMissing when not even a table
+    can be made.
     """
+    folder.mkdir(parents=True, exist_ok=True)
+    if cache is None:
+        _make_all(recording, folder)
+    else:
+        shutil.copytree(_kept(recording, cache), folder, copy_function=_copy, dirs_exist_ok=True)
+    notes = msgspec.json.decode((folder / _NOTES).read_bytes(), type=dict[str, tuple[str, ...]])
+    return {disk.name: Made(folder / "dev" / disk.name, notes.get(disk.name, ())) for disk in recording.disks}
+
+
+def _kept(recording: Recording, cache: Path) -> Path:
     kept = cache / _key(recording)
     if not kept.is_dir():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="making-", dir=cache) as work:
             made = Path(work, "made")
             made.mkdir()
-            _make_all(recording, made, Path(work))
+            _make_all(recording, made)
             try:
                 made.rename(kept)
             except OSError:  # another made it meanwhile
                 if not kept.is_dir():
                     raise
-    notes = msgspec.json.decode((kept / _NOTES).read_bytes(), type=dict[str, tuple[str, ...]])
-    folder.mkdir(parents=True, exist_ok=True)
-    found = {}
-    for disk in recording.disks:
-        copy_sparse(kept / disk.name, folder / disk.name)
-        found[disk.name] = Made(folder / disk.name, notes.get(disk.name, ()))
-    return found
+    return kept
+
+
+def _copy(source: str, target: str) -> str:
+    copy_sparse(Path(source), Path(target))
+    shutil.copystat(source, target)
+    return target
 
 
 def scratch_folder() -> Path:
@@ -98,27 +124,39 @@ def copy_sparse(source: Path, target: Path, offset: int = 0) -> None:
 
 
 def _data(file: int, size_bytes: int) -> list[Extent]:
-    found = []
-    holes, at = Holes(file), 0
-    while (at := holes.end_at(at)) < size_bytes:
-        end = os.lseek(file, at, os.SEEK_HOLE)
-        found.append(Extent(at, end - at))
-        at = end
+    found, end = [], 0
+    while end < size_bytes:
+        try:
+            start = os.lseek(file, end, os.SEEK_DATA)
+        except OSError:  # nothing but a hole until the end
+            break
+        end = os.lseek(file, start, os.SEEK_HOLE)
+        found.append(Extent(start, end - start))
     return found
 
 
 def _key(recording: Recording) -> str:
     made = hashlib.sha256(msgspec.json.encode(recording))
-    for module in (tui.recorded_disks, tui.recorded_filesystems):
+    for module in (tui.recorded_disks, tui.recorded_filesystems, tui.recorded_repository):
         made.update(Path(str(module.__file__)).read_bytes())
     made.update(b"root" if os.geteuid() == 0 else b"")
     return made.hexdigest()[:32]
 
 
-def _make_all(recording: Recording, folder: Path, work: Path) -> None:
-    with ThreadPoolExecutor(2) as pool:
-        findings = pool.map(lambda disk: _make(recording, disk, folder / disk.name, work), recording.disks)
+def _make_all(recording: Recording, folder: Path) -> None:
+    devices, media = folder / "dev", folder / "media"
+    devices.mkdir()
+    media.mkdir()
+    with tempfile.TemporaryDirectory(prefix="making-", dir=folder) as work, ThreadPoolExecutor(2) as pool:
+        findings = pool.map(lambda disk: _make(recording, disk, devices / disk.name, Path(work)), recording.disks)
         notes = {disk.name: said for disk, said in zip(recording.disks, findings, strict=True)}
+    files = {disk.name: devices / disk.name for disk in recording.disks}
+    for disk in recording.disks:
+        for number, wanted in filesystems(disk):
+            if wanted.repository is not None:
+                inside = media / media_name(disk.name, number, wanted)
+                inside.mkdir()
+                make_repository(recording, wanted.repository, files, inside / wanted.repository.folder)
     (folder / _NOTES).write_bytes(msgspec.json.encode(notes))
 
 

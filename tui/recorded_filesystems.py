@@ -17,7 +17,7 @@ from uuid import UUID
 
 from recovery.command import run
 from recovery.errors import DeviceError, ProgramMissing
-from recovery.units import KIB, MIB
+from recovery.units import GIB, KIB, MIB
 from tui.recorded_format import Filesystem
 
 _NEEDED_FOR = "making a recorded machine"
@@ -26,6 +26,8 @@ _BLOCK = 4 * KIB
 _RESERVE_SECONDS, _POLL_SECONDS = 10.0, 0.01
 _LOG_BYTES = 64 * MIB
 _FAT32_BYTES = 64 * MIB
+#: So much of a large filesystem has one inode: their tables count as used.
+_INODE_BYTES = MIB
 
 _LOADERS = {
     "EFI/BOOT/BOOTX64.EFI": b"MZ loader",
@@ -78,7 +80,9 @@ def _content(wanted: Filesystem, files: Path, seed: int) -> Path:
 def _ext4(place: Path, wanted: Filesystem, uuid: UUID, files: Path) -> list[str]:
     folder = _content(wanted, files, uuid.int)
     extended = f"lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0,hash_seed={uuid}"
-    options = ["-q", "-F", "-E", extended, "-U", str(uuid), "-L", wanted.label, "-m", "0", "-b", str(_BLOCK)]
+    size = place.stat().st_size
+    few = ["-i", str(_INODE_BYTES), "-J", "size=64"] if size > 64 * GIB else []
+    options = ["-q", "-F", *few, "-E", extended, "-U", str(uuid), "-L", wanted.label, "-m", "0", "-b", str(_BLOCK)]
     _tool("mkfs.ext4", *options, "-d", folder, place)
     if wanted.used_bytes > wanted.data_bytes:
         blocks = (wanted.used_bytes - wanted.data_bytes) // _BLOCK

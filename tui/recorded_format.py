@@ -14,6 +14,7 @@ import msgspec
 from recovery.errors import UsageError
 from recovery.image.manifest import Machine as MachineFacts
 from recovery.units import KIB, MIB, TIB
+from tui.network import Network
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$")]
 Bytes = Annotated[int, msgspec.Meta(ge=0, le=64 * TIB)]
@@ -122,14 +123,6 @@ class Plug(_Strict, frozen=True):
     out: bool = False
 
 
-class Network(_Strict, frozen=True):
-    """A network interface: whether its cable or radio is connected, and its addresses."""
-
-    name: str
-    connected: bool
-    addresses: tuple[str, ...] = ()
-
-
 class Recording(_Strict, frozen=True):
     """The whole file.  ``about`` is for people; ``live``: it was started from our medium."""
 
@@ -138,7 +131,7 @@ class Recording(_Strict, frozen=True):
     disks: tuple[RecordedDisk, ...]
     live: bool = True
     battery: str | None = None
-    network: tuple[Network, ...] = ()
+    network: Network = Network((), (), ())
     plug: tuple[Plug, ...] = ()
 
     def disk(self, name: str) -> RecordedDisk:
