@@ -11,6 +11,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList
 
+from recovery.jobs.control import Order
+from recovery.jobs.watching import attach
 from tests.support.disks import run, sfdisk_json, sha256
 from tests.support.images import PARTITION_START
 from tests.support.members import lvm_member
@@ -266,6 +268,18 @@ async def test_a_restore_that_is_stopped_says_in_what_state_the_disk_is(world: W
         said = " ".join(statics(pilot).split())
     assert "untouched" in said or "partly written" in said
     assert ("untouched" in said) == (sha256(world.disk(NEW)) == before)
+
+
+async def test_a_plan_that_is_agreed_to_at_another_screen_goes_on_at_this_one(world: World) -> None:
+    app = app_for(world.machine())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_review(pilot, app)
+        await until_plan(pilot)
+        (job,) = running()
+        with attach(job) as other:
+            other.order(Order("answer", NEW))
+            await through_work(pilot)
+    assert same_filesystem(world.disk(OLD), world.disk(NEW))
 
 
 async def test_the_disks_of_an_image_are_put_back_one_after_the_other(tmp_path: Path) -> None:

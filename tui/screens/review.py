@@ -181,6 +181,9 @@ class ReviewScreen(StepScreen[JobView]):
                 self.query_one("#start", Button).disabled = True
                 self._fail(view.errors)
                 return
+            if self._asked and view.question is None:
+                self.answer(view)  # agreed to, or declined, at another screen
+                return
             if view.question is not None and view.plan is not None and not self._asked:
                 objection = self.objection(view.plan)
                 if objection is not None:
