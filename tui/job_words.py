@@ -19,6 +19,7 @@ _KINDS = {
     "clone": "Copy of {}",
     "verify": "Check of the system image {}",
     "copy": "Copy of {}",
+    "forget": "Forgetting of {}",
 }
 _WRITES_TARGET = ("restore", "clone")
 #: Of the files that could not be copied, so many are named.
@@ -152,6 +153,7 @@ def headline(view: JobView) -> str:
         "clone": ("The copy was made.", "The copy was made, but not everything is well."),
         "verify": ("The system image is sound.", "The check ended, but not everything is well."),
         "copy": ("All of the files were copied.", "Files were copied, but not all of them, or not all of them whole."),
+        "forget": ("It was forgotten.", "It was forgotten, but not everything is well."),
     }
     done, incomplete = names.get(view.kind, ("Done.", "Done, but not everything is well."))
     match outcome:
@@ -254,6 +256,8 @@ def _summary(kind: str, summary: dict[str, Any]) -> Iterator[str]:
             yield f"{len(damages)} areas of its disks are damaged. The rest can be restored."
         if problems:
             yield "\n".join(_sentence(str(text)) for text in problems[:5])
+    elif kind == "forget":
+        yield f"{size('freed_bytes')} came free. The repository holds {size('remaining_bytes')} now."
     elif kind == "copy":
         target = shown(str(summary.get("target")))
         yield f"{summary.get('files', 0)} files, {size('copied_bytes')}, were copied to {target}."

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recovery.cli.forgetting import forget_snapshots
 from recovery.cli.output import Output
 from recovery.cli.report import (
     audit_document,
@@ -59,6 +60,7 @@ class Kind(StrEnum):
     CLONE = "clone"
     VERIFY = "verify"
     COPY = "copy"
+    FORGET = "forget"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,16 +180,33 @@ class CopyRequest:
         return shown(f"files of {self.root} to {self.target}")
 
 
-Request = CaptureRequest | RestoreRequest | CloneRequest | VerifyRequest | CopyRequest
+@dataclass(frozen=True, slots=True)
+class ForgetRequest:
+    """Forget ``snapshots``, after asking, and free the space that only they used."""
+
+    snapshots: tuple[str, ...]
+
+    kind = Kind.FORGET
+
+    @property
+    def what(self) -> str:
+        """Them."""
+        return shown(", ".join(map(_short, self.snapshots)))
+
+
+Request = CaptureRequest | RestoreRequest | CloneRequest | VerifyRequest | CopyRequest | ForgetRequest
 
 #: The request that goes with each kind of operation.
 REQUESTS: dict[Kind, type[Request]] = {
-    form.kind: form for form in (CaptureRequest, RestoreRequest, CloneRequest, VerifyRequest, CopyRequest)
+    form.kind: form
+    for form in (CaptureRequest, RestoreRequest, CloneRequest, VerifyRequest, CopyRequest, ForgetRequest)
 }
 
 
-def operation_of(request: Request, repository: Repository | None) -> Callable[[Output, Progress], ExitCode]:
-    """What does it.  All but a clone and a copy take a repository, opened."""
+def operation_of(
+    request: Request, repository: Repository | None, password: str = ""
+) -> Callable[[Output, Progress], ExitCode]:
+    """What does it.  All but a clone and a copy take a repository, opened; to forget takes its password, for restic."""
     if isinstance(request, CloneRequest):
         return partial(clone_disk, request)
     if isinstance(request, CopyRequest):
@@ -200,6 +219,8 @@ def operation_of(request: Request, repository: Repository | None) -> Callable[[O
             return partial(restore_disk, request, repository)
         case VerifyRequest():
             return partial(verify_image, request, repository)
+        case ForgetRequest():
+            return partial(forget_snapshots, request, repository, password)
 
 
 def capture_disks(request: CaptureRequest, repository: Repository, output: Output, progress: Progress) -> ExitCode:

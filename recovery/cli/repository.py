@@ -8,16 +8,16 @@ import msgspec
 import typer
 from rich.table import Table
 
+from recovery.cli.forgetting import confirm, in_words, show_preview
 from recovery.cli.options import Common
 from recovery.cli.output import Output
-from recovery.errors import Cancelled, Refused
 from recovery.image.capture_plan import check_build_date
 from recovery.image.manifest import TAG, TAG_INCOMPLETE, ImageDisk, Manifest
 from recovery.image.view import SystemImage
 from recovery.inventory import shown
 from recovery.progress import Progress
 from recovery.repository.repository import Repository, StoredSnapshot
-from recovery.restic import ForgetPreview, forget, forget_preview
+from recovery.restic import forget, forget_preview
 from recovery.units import format_bytes
 
 Snapshot = Annotated[str, typer.Argument(metavar="SNAPSHOT", help="An id, a unique prefix of one, or 'latest'.")]
@@ -176,15 +176,15 @@ def forget_command(
         progress.phase("looking at what would be forgotten")
         preview = forget_preview(root, password, ids, prune=not no_prune, interrupt=progress.check)
     output.event("plan", removed=preview.removed, kept=preview.kept, freed_bytes=preview.freed_bytes)
-    _show_preview(output, preview)
+    show_preview(output, preview)
     if dry_run:
         return
     if not yes:
-        _confirm_forget(output)
+        confirm(output)
     with output.work(progress):
         result = forget(root, password, ids, prune=not no_prune, progress=progress)
     output.event("summary", **msgspec.structs.asdict(result))
-    count = _snapshots_in_words(len(result.removed))
+    count = in_words(len(result.removed))
     if no_prune:
         output.say(f"Forgot {count}. The space is not free yet: 'restic prune' frees it.")
     else:
@@ -192,31 +192,6 @@ def forget_command(
             f"{format_bytes(result.freed_bytes)} came free; the repository holds {format_bytes(result.remaining_bytes)}"
         )
         output.say(f"Forgot {count}. {sizes}.")
-
-
-def _show_preview(output: Output, preview: ForgetPreview) -> None:
-    output.say(f"To be forgotten, for ever ({len(preview.removed)}):")
-    for line in preview.removed:
-        kind = "system image" if TAG in (line.tags or ()) else "files"
-        paths = " ".join(path.removeprefix("/system-image/") for path in line.paths)
-        output.say(
-            f"  {line.id[:8]}  {line.time.astimezone():%Y-%m-%d %H:%M}  {kind} of {line.hostname or '?'}: {paths}"
-        )
-    output.say(f"{_snapshots_in_words(len(preview.kept)).capitalize()} will stay.")
-    if preview.freed_bytes is not None:
-        output.say(f"About {format_bytes(preview.freed_bytes)} will come free.")
-
-
-def _snapshots_in_words(count: int) -> str:
-    return {0: "no snapshot", 1: "1 snapshot"}.get(count, f"{count} snapshots")
-
-
-def _confirm_forget(output: Output) -> None:
-    """Have it typed.  Raises Cancelled, or Refused where nobody can be asked."""
-    if not output.can_ask:
-        raise Refused("forgetting was not confirmed, and there is nobody to ask", "Say --yes when the plan is right.")
-    if output.ask("Type forget to forget them, anything else to stop: ").strip() != "forget":
-        raise Cancelled("not confirmed; nothing was forgotten", "The repository is as it was.")
 
 
 def open_image(repository: Repository, snapshot: str, output: Output) -> SystemImage:

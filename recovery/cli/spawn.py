@@ -77,7 +77,7 @@ def main() -> None:
     try:
         request: Request = msgspec.json.decode(order.request, type=REQUESTS[order.kind], dec_hook=_from_plain)
         repository = None if order.repository is None else Repository.open(_path(order.repository), order.password)
-        operation = operation_of(request, repository)
+        operation = operation_of(request, repository, order.password)
         watcher = start(request.kind, request.what, lambda job: in_job(job, operation, can_ask=True, width=order.width))
         answer = _Answer(folder=_plain(watcher.folder))
     except RecoveryError as error:
