@@ -25,10 +25,10 @@ class CaptureJourney(Journey):
 
     title = "Capture this machine"
 
-    def __init__(self, app: RecoveryApp, *, only: str = "") -> None:
-        """``only``: path of the one disk that is marked to begin with."""
+    def __init__(self, app: RecoveryApp, *, unmarked: bool = False) -> None:
+        """``unmarked``: no disk is marked to begin with."""
         super().__init__(app)
-        self._only = only
+        self._unmarked = unmarked
         self.sources: Sources | None = None
         self.place: Place | None = None
         self.opened: OpenRepository | None = None
@@ -47,7 +47,7 @@ class CaptureJourney(Journey):
     def steps(self) -> Sequence[Step]:
         """From the disks to the image."""
         return [
-            Step("Disks", lambda: DisksScreen(self.sources, only=self._only), self._keep("sources")),
+            Step("Disks", lambda: DisksScreen(self.sources, unmarked=self._unmarked), self._keep("sources")),
             Step("Where to", self._place_screen, self._keep("place")),
             Step("Password", self._password_screen, self._keep("opened")),
             Step("Review", self._review_screen, self._keep("view"), final=True),

@@ -60,6 +60,9 @@ class Machine(Protocol):
         Raises NotClosed without that, Refused with the reason, UsageError, DeviceError.
         """
 
+    def unmount(self, folder: Path) -> None:
+        """Give a destination back.  Raises DeviceError when something still uses it, UsageError."""
+
     def plan_format(self, disk: Disk) -> formatting.FormatPlan:
         """What erasing ``disk`` for a repository would overwrite.  Raises Refused with the reason, DeviceError."""
 
@@ -114,10 +117,17 @@ class LocalMachine:
 
     def mount(self, device: Path, *, read_only: bool = False, unclean: bool = False) -> destination.Destination:
         """Below /media."""
+        for made in places.mounted() if not read_only else ():
+            if made.device == str(device) and made.read_only:  # it was only looked at until now
+                destination.unmount(Path(made.folder))
         candidate = destination.look(device, read_only=read_only)
         if candidate.unclean and not read_only and not unclean:
             raise destination.NotClosed(f"{device}: {candidate.unclean}", "Mounting it writes to it.")
         return destination.mount(candidate, read_only=read_only)
+
+    def unmount(self, folder: Path) -> None:
+        """With its disk's write protection."""
+        destination.unmount(folder)
 
     def plan_format(self, disk: Disk) -> formatting.FormatPlan:
         """As the engine sees the disk now."""

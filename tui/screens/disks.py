@@ -54,10 +54,10 @@ class DisksScreen(StepScreen[Sources]):
     DisksScreen #status { height: auto; }
     """
 
-    def __init__(self, before: Sources | None = None, *, only: str = "") -> None:
-        """``before``: what was chosen; ``only``: path of the one disk that is marked to begin with."""
+    def __init__(self, before: Sources | None = None, *, unmarked: bool = False) -> None:
+        """``before``: what was chosen; ``unmarked``: no disk is marked to begin with."""
         super().__init__()
-        self._before, self._only = before, only
+        self._before, self._unmarked = before, unmarked
         self._without = before.without if before is not None else frozenset()
         self._presented = False
 
@@ -94,8 +94,8 @@ class DisksScreen(StepScreen[Sources]):
         """What was marked before; else what is built into the machine."""
         if self._before is not None:
             return self._before.paths
-        if self._only:
-            return (self._only,)
+        if self._unmarked:
+            return ()
         built_in = [report.disk for report in reports if not report.disk.removable and report.disk.transport != "usb"]
         return tuple(disk.path for disk in built_in)
 

@@ -14,6 +14,13 @@ from tui.machine import Machine
 from tui.screens.base import PlainScreen
 from tui.screens.place_entries import Place, Purpose
 
+_QUESTIONS: dict[Purpose, str] = {
+    "store": "Where is the repository, or where is it to be made?",
+    "read": "Where is the repository?",
+    "look": "Where are the files?",
+    "files": "Where do the copies go? It must be a new or an empty folder.",
+}
+
 
 class FolderScreen(PlainScreen[Place | None]):
     """Gives the place that was named; None when the person went back."""
@@ -36,10 +43,9 @@ class FolderScreen(PlainScreen[Place | None]):
 
     def body(self) -> Iterable[Any]:
         """A line to type in."""
-        words = (
-            "Where is the repository?" if self._purpose == "read" else "Where is the repository, or is it to be made?"
+        yield Static(
+            f"{_QUESTIONS[self._purpose]} Type the folder's name, beginning with /.", classes="text", markup=False
         )
-        yield Static(f"{words} Type the folder's name, beginning with /.", classes="text", markup=False)
         yield Input(self._before, id="folder")
         yield Static("", id="problem", classes="warning", markup=False)
 
@@ -85,10 +91,25 @@ class FolderScreen(PlainScreen[Place | None]):
         return [report.disk for report in self.recovery.reports or () if report.disk.path in self._kept_off]
 
 
+def _folder_problem(folder: Path, *, new: bool) -> str:
+    try:
+        if not folder.exists():
+            return "" if new else "There is no such folder."
+        if not folder.is_dir():
+            return "It is a file, not a folder."
+        return "It is not empty: name a new folder." if new and any(folder.iterdir()) else ""
+    except OSError as error:
+        return f"It cannot be looked into: {error.strerror}."
+
+
 def _judge(folder: Path, purpose: Purpose, machine: Machine, sources: list[Any]) -> tuple[Folder, str]:
     """What it is, and why it cannot be used; for a thread that may hang."""
     found = look_into(folder)
-    if found.problem:
+    if purpose in ("look", "files"):
+        problem = _folder_problem(folder, new=purpose == "files")
+        if problem or purpose == "look":
+            return found, problem
+    elif found.problem:
         return found, found.problem
     if purpose == "read":
         return (

@@ -22,7 +22,7 @@ from tui.modals import Note, Question
 from tui.screens.base import StepScreen
 from tui.screens.erase import EraseScreen, WhichDiskScreen
 from tui.screens.folder import FolderScreen
-from tui.screens.place_entries import NEW_FOLDER, Entry, Place, Purpose, Seen, entries
+from tui.screens.place_entries import NEW_FOLDER, WRITING, Entry, Place, Purpose, Seen, entries, fresh_folder
 
 __all__ = ["Place", "PlaceScreen"]
 
@@ -166,7 +166,7 @@ class PlaceScreen(StepScreen[Place]):
     async def _use_device(self, entry: Entry, unclean: bool = False) -> None:
         """Mount it; where it holds one repository, or room for one, that is the answer."""
         assert entry.device is not None
-        mount = partial(self.recovery.machine.mount, read_only=self._purpose == "read", unclean=unclean)
+        mount = partial(self.recovery.machine.mount, read_only=self._purpose not in WRITING, unclean=unclean)
         try:
             made = await self._working(f"Mounting {entry.device.name} ...", partial(mount, entry.device))
         except NotClosed:
@@ -178,9 +178,14 @@ class PlaceScreen(StepScreen[Place]):
         await self._take(made)
 
     async def _take(self, made: Destination) -> None:
-        if len(made.repositories) == 1:
-            folder = await self.recovery.ask(look_into, Path(made.repositories[0]))
-            self.answer(Place(folder.folder, True, made.device, folder.free_bytes))
+        if self._purpose == "look":
+            self.answer(Place(Path(made.folder), True, made.device, made.free_bytes))
+        elif self._purpose == "files":
+            folder = await self.recovery.ask(fresh_folder, Path(made.folder))
+            self.answer(Place(folder, False, made.device, made.free_bytes))
+        elif len(made.repositories) == 1:
+            found = await self.recovery.ask(look_into, Path(made.repositories[0]))
+            self.answer(Place(found.folder, True, made.device, found.free_bytes))
         elif not made.repositories and self._purpose == "store":
             self.answer(Place(Path(made.folder) / NEW_FOLDER, False, made.device, made.free_bytes))
         else:

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from recovery.destination import Destination
+from recovery.devices.disk import Disk
 from recovery.inventory import DiskReport, shown
 from recovery.places import Attached, Folder, attached
 from recovery.units import MIB, format_bytes
 from tui.widgets.disk_list import transport
 
-Purpose = Literal["store", "read"]
+#: To keep a repository; to read one; to open a filesystem and read its files; to put copies of files.
+Purpose = Literal["store", "read", "look", "files"]
+WRITING: tuple[Purpose, ...] = ("store", "files")
 
 #: What a new repository is called.
 NEW_FOLDER = "recovery"
+#: Where copies of files go.
+FILES_FOLDER = "saved-files"
 #: A place with less room is called full.
 _LEAST_BYTES = 64 * MIB
+
+
+_INVITATIONS: dict[Purpose, str] = {
+    "store": "choose it to look for a repository there, or to make one",
+    "read": "choose it to look for a repository there; nothing is written",
+    "look": "choose it to open it; nothing is written",
+    "files": "choose it to put the copies there",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,36 +86,59 @@ def entries(
     held = {made.device for made, _ in seen.mounted}
     found += [
         _attached(place, purpose, kept_off)
-        for place in attached(seen.reports, read_only=purpose == "read")
+        for place in attached(seen.reports, read_only=purpose not in WRITING)
         if str(place.device) not in held
     ]
     found = [_judged(entry, needed_bytes, purpose) for entry in found]
-    if purpose == "store":
+    if purpose in WRITING:
         detail = "For a new or an empty disk. What is on it now is shown first; nothing is erased before you agree."
-        found.append(Entry("erase", "Erase a disk, and make a new repository on it ...", detail, action="erase"))
+        what = "make a new repository on it" if purpose == "store" else "put the copies on it"
+        found.append(Entry("erase", f"Erase a disk, and {what} ...", detail, action="erase"))
     found.append(Entry("folder", "Another folder ...", "Type the name of a folder on this machine.", action="folder"))
     return [entry for entry in found if not entry.problem] + [entry for entry in found if entry.problem]
 
 
+def fresh_folder(parent: Path) -> Path:
+    """A folder for copies that is not there yet; a look at a mounted disk, for a thread."""
+    names = (f"{FILES_FOLDER}-{number}" if number > 1 else FILES_FOLDER for number in itertools.count(1))
+    return next(parent / name for name in names if not (parent / name).exists())
+
+
+def disk_of(device: str, reports: Sequence[DiskReport]) -> Disk | None:
+    """The disk that is, or holds, that device."""
+    for report in reports:
+        path = report.disk.path
+        if device == path or (device.startswith(path) and device[len(path) :].lstrip("p").isdigit()):
+            return report.disk
+    return None
+
+
 def on_device(device: str, reports: Sequence[DiskReport]) -> str:
     """A device in words that can be recognised: sdb1 on Samsung T7 (USB)."""
-    name = device.removeprefix("/dev/")
-    for report in reports:
-        disk = report.disk
-        if device == disk.path or (device.startswith(disk.path) and device[len(disk.path) :].lstrip("p").isdigit()):
-            model = " ".join(word for word in (disk.vendor, disk.model) if word)
-            how = transport(disk.transport)
-            return shown(f"{Path(name).name} on {model}{f' ({how})' if how else ''}" if model else Path(name).name)
-    return shown(name)
+    disk = disk_of(device, reports)
+    if disk is None:
+        return shown(device.removeprefix("/dev/"))
+    model = " ".join(word for word in (disk.vendor, disk.model) if word)
+    how = transport(disk.transport)
+    name = Path(device).name
+    return shown(f"{name} on {model}{f' ({how})' if how else ''}" if model else name)
 
 
 def _mounted(
     made: Destination, folders: Sequence[Folder], reports: Sequence[DiskReport], purpose: Purpose
 ) -> list[Entry]:
     where = on_device(made.device, reports)
-    if purpose == "store" and made.read_only:
+    if purpose == "look":
+        place = Place(Path(made.folder), True, made.device, made.free_bytes)
+        how = "open for reading only" if made.read_only else "open; its files are only read"
+        return [Entry(f"mounted:{made.device}", _filesystem(made), f"{where}; {how}", place)]
+    if purpose in WRITING and made.read_only:
         detail = f"{where}; mounted for reading only. Choosing it lets the program write there."
         return [Entry(f"mount:{made.device}", _filesystem(made), detail, action="mount", device=Path(made.device))]
+    if purpose == "files":
+        place = Place(fresh_folder(Path(made.folder)), False, made.device, made.free_bytes)
+        detail = f"{_filesystem(made)}, {where}; {format_bytes(made.free_bytes)} free"
+        return [Entry(f"new:{made.device}", f"Into the new folder {shown(str(place.folder))}", detail, place)]
     found = [_repository(folder, where, made) for folder in folders]
     if found:
         return found
@@ -137,12 +174,12 @@ def _attached(place: Attached, purpose: Purpose, kept_off: Collection[str]) -> E
     model = " ".join(word for word in (place.disk.vendor, place.disk.model) if word)
     how = transport(place.disk.transport)
     words = [" ".join(word for word in (model, f"({how})" if how else "") if word)]
-    if place.used_bytes is not None and purpose == "store":
+    if place.used_bytes is not None and purpose in WRITING:
         words.append(f"about {format_bytes(max(0, place.size_bytes - place.used_bytes))} free")
-    words.append("choose it to look for a repository there" + ("" if purpose == "store" else "; nothing is written"))
+    words.append(_INVITATIONS[purpose])
     problem = place.problem
     if place.disk.path in kept_off:
-        problem = "It is on a disk that is to be read: an image cannot be kept on the disk that it is made of."
+        problem = "It is on a disk that is to be saved: a copy cannot be kept on the disk that it is made of."
     return Entry(
         f"mount:{place.device}",
         shown(title),
@@ -161,7 +198,7 @@ def _filesystem(made: Destination) -> str:
 def _judged(entry: Entry, needed_bytes: int, purpose: Purpose) -> Entry:
     """With what is to be said of its room."""
     place = entry.place
-    if purpose == "read" or place is None or entry.problem:
+    if purpose not in WRITING or place is None or entry.problem:
         return entry
     if place.free_bytes < _LEAST_BYTES:
         problem = f"It is full: {format_bytes(place.free_bytes)} are free."
