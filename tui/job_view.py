@@ -89,6 +89,7 @@ class JobView:
         self._map_version = 0
         self._stopped_at: float | None = None
         self._killed = self._answered = False
+        self._heard = clock()
 
     # -- reading
 
@@ -99,7 +100,9 @@ class JobView:
         now = self._clock()
         changed = self._take_status(now)
         gone = self.watcher.ended  # before the last lines are read
-        self._pending.extend(self.watcher.events())
+        lines = self.watcher.events()
+        self._pending.extend(lines)
+        self._heard = now if lines else self._heard
         for _ in range(min(_LINES_A_POLL, len(self._pending))):
             self._take_line(self._pending.popleft(), now)
             changed = True
@@ -117,6 +120,7 @@ class JobView:
         status, self.watcher.status = self.watcher.status, None
         if status is None:
             return False
+        self._heard = now
         self.cancelling = self.cancelling or status.cancelling
         if status.progress is not None:
             if status.progress.map is not None:
@@ -217,6 +221,11 @@ class JobView:
             for earlier, later in pairwise(points)
             if later[0] > earlier[0]
         ]
+
+    @property
+    def silent_seconds(self) -> float:
+        """For so long a job that runs has said nothing, and has answered nothing."""
+        return 0.0 if self.ended else max(0.0, self._clock() - self._heard)
 
     # -- orders
 

@@ -12,6 +12,8 @@ from tui.job_view import JobView, outcome_of
 
 #: Without progress for so long, it is said what is waited for.
 STALLED_SECONDS = 10.0
+#: A job tells how it is every second, or every 15 where it cannot be asked.
+SILENT_SECONDS = 20.0
 
 _KINDS = {
     "capture": "Capture of {}",
@@ -81,7 +83,7 @@ def amount(now: ProgressSnapshot | None, bytes_per_second: float) -> str:
     if now is None or not now.total_bytes:
         return "How long this takes cannot be told; it is short in most cases."
     left = max(0, now.total_bytes - now.done_bytes)
-    words = f"{100 * (now.ratio or 0):.0f} %  {format_bytes(now.done_bytes)} of {format_bytes(now.total_bytes)} done, "
+    words = f"{100 * (now.ratio or 0):.0f} %  {format_bytes(now.done_bytes)} of {format_bytes(now.total_bytes)}, "
     words += f"{format_bytes(left)} to go"
     if left and now.stalled_seconds < STALLED_SECONDS:
         mean = now.bytes_per_second
@@ -104,6 +106,8 @@ def stored(counters: dict[str, int]) -> str:
 def stall(view: JobView) -> str:
     """What is waited for, once that is long; empty as long as it goes on."""
     now = view.progress
+    if view.silent_seconds >= SILENT_SECONDS:
+        return f"The job has said nothing for {view.silent_seconds:.0f} seconds. It still runs, but does not answer."
     if now is None or view.asks or now.stalled_seconds < STALLED_SECONDS:
         return ""
     sides = _SIDES | _SIDES_OF_RESTORE if view.kind in _WRITES_TARGET and now.phase != "verify" else _SIDES

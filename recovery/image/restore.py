@@ -79,7 +79,7 @@ def restore(
 def map_target(plan: RestorePlan, unreadable: Extents, progress: Progress) -> None:
     """The map of a restore or clone is that of the target; ``unreadable`` extents of the source become zeros on it."""
     layout = plan.layout
-    progress.map([DiskWork(plan.target.short_name, plan.target.size_bytes, layout.body.shift(layout.shift))])
+    progress.map([DiskWork(plan.target.short_name, plan.target.size_bytes, layout.written)])
     progress.mark(0, unreadable.intersect(layout.body).shift(layout.shift), Cell.UNREADABLE)
 
 

@@ -70,9 +70,14 @@ class TargetPlan:
     wiped: Extents = field(default_factory=Extents)
 
     @property
+    def table_places(self) -> Extents:
+        """Where on the target ``table`` is written."""
+        return Extents((offset, len(data)) for offset, data in self.table)
+
+    @property
     def written(self) -> Extents:
         """Every byte of the target that is written with content."""
-        return self.body.shift(self.shift).union(Extents((offset, len(data)) for offset, data in self.table))
+        return self.body.shift(self.shift).union(self.table_places)
 
     def stale(self) -> Extents:
         """Where old signatures may lie that nothing else overwrites."""
@@ -175,6 +180,7 @@ def write_target(
             target.write(offset, data)
             written.written_bytes += len(data)
             target.sync()
+    progress.mark(0, plan.table_places, Cell.WRITTEN)
     written.state = TargetState.NOT_VERIFIED
     return digests
 
@@ -238,6 +244,7 @@ def read_back(
     for offset, data in plan.table:
         if target.read(Extent(offset, len(data))) != data:
             raise _differs(target, Extent(offset, len(data)))
+    progress.mark(0, plan.table_places, Cell.CHECKED)
     written.state = TargetState.VERIFIED
 
 

@@ -24,7 +24,8 @@ from tui.widgets.rate import Rate
 #: From one look at the job to the next, and from one drawing to the next, on a quick line and on a slow one.
 _POLL_SECONDS = 0.25
 _DRAW_SECONDS, _SLOW_DRAW_SECONDS = 0.5, 2.0
-_BAR_CELLS = 30
+#: The bar takes what the longest words beside it leave.
+_BAR_CELLS, _AMOUNT_CELLS = 30, 64
 _SHOWN_TROUBLES = 3
 
 _MAP_STATES = {
@@ -175,6 +176,7 @@ class JobScreen(StepScreen[str | None]):
         label = "Stop at once ..." if view.cancelling else "Stop ..."
         if str(stop.label) != label:
             stop.label = label
+            stop.refresh(layout=True)
 
     def _say(self, name: str, text: str) -> None:
         """Show ``text``, if it is another than before; nothing of it where there is nothing to say."""
@@ -191,7 +193,7 @@ class JobScreen(StepScreen[str | None]):
         if now is None or now.ratio is None:
             return ""
         glyphs = self.recovery.terminal.glyphs
-        cells = min(_BAR_CELLS, max(10, self.size.width - 60))
+        cells = min(_BAR_CELLS, max(8, self.size.width - 2 - _AMOUNT_CELLS))
         done = int(now.ratio * cells)
         return f"{glyphs.used * done}{glyphs.free * (cells - done)} "
 

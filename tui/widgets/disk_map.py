@@ -62,9 +62,9 @@ def legend(states: Collection[Cell], ascii_only: bool) -> Text:
     for cell in LEGEND:
         if cell in states:
             look = LOOKS[cell]
-            text.append("   " if text else "")
+            text.append("  " if text else "")
             text.append(look.ascii if ascii_only else look.glyph, look.style)
-            text.append(f" {look.word}".replace(" ", "\N{NO-BREAK SPACE}"))
+            text.append(f" {look.word}")
     return text
 
 
