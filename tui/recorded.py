@@ -267,6 +267,11 @@ class RecordedMachine:
             self._mounted[str(device)] = made
         return made
 
+    def unmount(self, folder: Path) -> None:
+        """It is no longer shown as mounted."""
+        with self._guard:
+            self._mounted = {device: made for device, made in self._mounted.items() if made.folder != str(folder)}
+
     def plan_format(self, disk: Disk) -> formatting.FormatPlan:
         """What would be erased."""
         problems = self.target_problems(disk, None)

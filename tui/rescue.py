@@ -77,7 +77,7 @@ class RescueJourney(Journey):
         while True:
             screen = WayScreen(way)
             screen.journey, screen.step = self.title, "What can be saved"
-            answer: object = await self.app.push_screen_wait(screen)
+            answer: Any = await self.app.push_screen_wait(screen)
             if answer is BACK or answer is LEAVE:
                 return
             way = str(answer)

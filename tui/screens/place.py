@@ -175,6 +175,7 @@ class PlaceScreen(StepScreen[Place]):
             if await self.recovery.push_screen_wait(Question("Not closed cleanly", text, buttons)) == "mount":
                 await self._use_device(entry, unclean=True)
             return
+        self.recovery.look()  # its disk is in use now
         await self._take(made)
 
     async def _take(self, made: Destination) -> None:
