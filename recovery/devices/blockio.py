@@ -181,6 +181,10 @@ class SourceReader(_Device):
                 _zero(buffer, gap.offset - extent.offset, gap.end - extent.offset)
         return Extents(unreadable).intersect(inside) if unreadable else Extents()
 
+    def hole_bytes(self, extents: Extents) -> int:
+        """How many of the bytes lie in holes of an image file."""
+        return sum(self._holes.bytes_within(extent) for extent in extents)
+
     def hole_end(self, offset: int) -> int:
         """Up to where an image file certainly holds zeros from ``offset`` on; ``offset`` itself when it may not."""
         return self._holes.end_at(offset)

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 
+from recovery.extent import Extent
 from recovery.units import KIB
 
 #: f_type of statfs(2): ext2 to ext4, XFS, btrfs, tmpfs, F2FS (linux/magic.h).
@@ -37,6 +38,17 @@ class Holes:
             if error.errno != errno.ENXIO:  # nothing but a hole until the end, or the end
                 return offset
             return max(offset, os.fstat(self._file).st_size)
+
+    def bytes_within(self, extent: Extent) -> int:
+        """How many of the bytes lie in holes."""
+        found, at = 0, extent.offset
+        while self._believed and at < extent.end:
+            data = self.end_at(at)
+            found += min(data, extent.end) - at
+            if data >= extent.end:
+                break
+            at = os.lseek(self._file, data, os.SEEK_HOLE)
+        return found
 
 
 def is_zeros(data: memoryview) -> bool:

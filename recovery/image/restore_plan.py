@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -135,7 +135,7 @@ def plan_restore(
     else:
         (head, tail), damaged = _table_places(image, _ends(record.size_bytes), target_path, partial)
         plan = _whole_disk_plan(target, record, image.used, head, tail)
-    _check_room(plan)
+    _check_room(plan, lambda: image.zero_bytes(plan.layout.body))
     return replace(plan, damaged=damaged, breaks=breaks)
 
 
@@ -170,8 +170,8 @@ def plan_clone(source: PlannedDisk, target_path: Path, *, accept_breaks: bool = 
         (head, lost), (tail, lost_too) = (
             _read(reader, extent, source.domain.used) for extent in _ends(record.size_bytes)
         )
-    plan = _whole_disk_plan(target, record, source.domain.used, head, tail)
-    _check_room(plan)
+        plan = _whole_disk_plan(target, record, source.domain.used, head, tail)
+        _check_room(plan, lambda: reader.hole_bytes(plan.layout.body))
     return replace(plan, unreadable=lost.union(lost_too), breaks=breaks)
 
 
@@ -252,14 +252,19 @@ def _partition_name(number: int) -> str:
     return f"partition {number}"
 
 
-def _check_room(plan: RestorePlan) -> None:
-    """Raise DestinationFull when the target is a file and what will be written has no room where it lies."""
+def _check_room(plan: RestorePlan, zero_bytes: Callable[[], int]) -> None:
+    """Raise DestinationFull when the target is a file and what will be written has no room where it lies.
+
+    ``zero_bytes``: how much of it is zeros, which a file has without room for them.
+    """
     target = plan.target
     if target.disk is not None and not target.disk.is_image_file:
         return
     allocated = target.path.stat().st_blocks * 512 if target.disk is not None else 0
     status = os.statvfs(target.path if target.disk is not None else target.path.parent)
     free, needed = status.f_bavail * status.f_frsize, plan.layout.written.total_bytes - allocated
+    if needed > free:
+        needed -= zero_bytes()
     if needed > free:
         raise DestinationFull(
             f"{format_bytes(needed)} will be written to {target.path}, and there are {format_bytes(free)} free; "

@@ -215,6 +215,11 @@ class DiskImage:
                 last = index
                 index += 1
 
+    def zero_bytes(self, wanted: Extents) -> int:
+        """How many of the bytes lie in pieces of nothing but zeros."""
+        pieces = ((extent, self.id_of(index)) for index, extent in self.pieces(wanted))
+        return sum(wanted.clip(extent).total_bytes for extent, blob_id in pieces if blob_id == zero_id(extent.length))
+
     def _windows(self, wanted: Extents) -> Iterator[list[int]]:
         window: list[int] = []
         length = 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 
 import pytest
 
-from tests.support.disks import MIB, blank, overwrite, partitioned, run, sha256
+from tests.support.disks import MIB, blank, overwrite, partitioned, read_at, run, sha256
 from tests.support.program import recovery, restic
 from tests.support.restic import restic_binaries
 
@@ -67,3 +68,22 @@ def test_zeros_are_written_where_a_target_holds_something_and_left_out_where_it_
         recovery("clone", sparse, target, "--yes")
     assert sha256(target) == sha256(sparse)
     assert target.stat().st_blocks * 512 < 60 * MIB
+
+
+@pytest.mark.parametrize("way", ["restore", "clone"])
+def test_zeros_need_no_room(tmp_path: Path, way: str) -> None:
+    """A disk captured whole, larger than all that is free, goes onto another file: it is nothing but holes."""
+    room = os.statvfs(tmp_path)
+    size = room.f_bavail * room.f_frsize + 20 * 1024 * MIB
+    source, target = blank(tmp_path / "disk.img", size), blank(tmp_path / "target.img", size)
+    overwrite(source, 5 * MIB, b"\xa5" * MIB)
+    repository = tmp_path / "repository"
+    if way == "restore":
+        recovery("init", repository=repository)
+        used = recovery("capture", source, "--json", repository=repository).event("summary")["used_bytes"]
+        assert used == size
+        recovery("restore", "latest", target, "--yes", "--no-verify", repository=repository)
+    else:
+        recovery("clone", source, target, "--yes", "--no-verify")
+    assert read_at(target, 5 * MIB, MIB) == b"\xa5" * MIB
+    assert target.stat().st_blocks * 512 < 8 * MIB
