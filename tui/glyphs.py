@@ -17,7 +17,8 @@ class Glyphs:
     """One character each, but for ``spark`` (levels of a sparkline, rising).
 
     ``used``, ``free``, ``unknown`` fill a partition in a disk's bar, ``gap`` is outside partitions, ``edge`` stands
-    between them; ``chosen`` and ``pointer`` mark choices; ``arrow`` stands between steps.
+    between them; ``chosen`` and ``pointer`` mark choices; ``arrow`` stands between steps.  ``colours`` tell one
+    partition of a bar from the next, and say nothing else.
     """
 
     used: str
@@ -29,9 +30,11 @@ class Glyphs:
     pointer: str
     arrow: str
     spark: str
+    colours: tuple[str, ...] = ("cyan", "green", "yellow", "magenta", "blue")
 
 
-FULL = Glyphs("█", "░", "▒", " ", "│", "✓", "▸", "›", "▁▂▃▄▅▆▇█")
+_CALM = ("#5aa9e6", "#7cc48f", "#d3b35f", "#a99bd8", "#5fb8b8")
+FULL = Glyphs("█", "░", "▒", " ", "│", "✓", "▸", "›", "▁▂▃▄▅▆▇█", _CALM)
 #: What a console font of code page 437's repertoire has.
 CONSOLE = Glyphs("█", "░", "▒", " ", "│", "x", ">", ">", " ░▒▓█")
 ASCII = Glyphs("#", ".", ":", " ", "|", "x", ">", ">", " .:-=#")

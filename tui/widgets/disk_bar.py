@@ -10,6 +10,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
 
+from recovery.devices.probe import Content
 from recovery.image.manifest import ImageDisk, ImagePartition
 from recovery.inventory import DiskReport, PartitionReport, shown
 from recovery.units import format_bytes
@@ -17,7 +18,6 @@ from tui.glyphs import Glyphs
 
 #: A segment is never narrower: smaller partitions must be seen too.
 _LEAST_CELLS = 2
-_COLOURS = ("ansi_cyan", "ansi_green", "ansi_yellow", "ansi_magenta", "ansi_blue")
 
 _KINDS = {
     "swap": "swap",
@@ -73,10 +73,7 @@ def segments_of_image(record: ImageDisk, size_bytes: int | None = None) -> list[
 
 
 def _captured(part: ImagePartition, name: str) -> Segment:
-    content = part.content
-    words = shown(name) or "unknown"
-    if content is not None:
-        words = describe("", _KINDS.get(content.kind, content.type), content.label)
+    words = content_words(part.content) or shown(name) or "unknown"
     if part.method == "left-out":
         return Segment(f"left out: {words}", part.length, 0, number=part.number)
     return Segment(words, part.length, part.used_bytes if part.method == "map" else None, number=part.number)
@@ -104,13 +101,19 @@ def describe(system: str, kind: str, label: str | None) -> str:
     return shown(f"{word} {label}" if label else word)
 
 
+def content_words(content: Content | None) -> str:
+    """What was recognised on a partition, in a few words; empty when nothing was."""
+    if content is None:
+        return ""
+    kind = _KINDS.get(content.kind, content.type)
+    return describe("", kind, content.label if content.label != kind else None)
+
+
 def _name(part: PartitionReport) -> str:
     content = part.content
     if part.system:
         return shown(part.system)
-    if content is None:
-        return shown(part.entry.name or "") or "unknown"
-    return describe("", _KINDS.get(content.kind, content.type), content.label)
+    return content_words(content) or shown(part.entry.name or "") or "unknown"
 
 
 def widths(lengths: Sequence[int], cells: int) -> list[int]:
@@ -140,7 +143,7 @@ class DiskBar:
         for segment, width in zip(
             self._segments, widths([segment.length for segment in self._segments], room), strict=True
         ):
-            colour = Style(color=_colour(number))
+            colour = Style(color=self._glyphs.colours[number % len(self._glyphs.colours)])
             number += not segment.gap
             bar.append(self._fill(segment, width), None if segment.gap else colour)
             bar.append(self._glyphs.edge)
@@ -163,7 +166,3 @@ class DiskBar:
             if cell_len(text) <= width:
                 return set_cell_size(text, width + 1)
         return set_cell_size(set_cell_size(name, max(0, width)) if width > 2 else "", width + 1)
-
-
-def _colour(number: int) -> str:
-    return _COLOURS[number % len(_COLOURS)].removeprefix("ansi_")
