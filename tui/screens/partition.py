@@ -13,7 +13,7 @@ from recovery.inventory import DiskReport, PartitionReport, shown
 from recovery.units import format_bytes
 from tui.images import StoredImage, disk_words
 from tui.screens.choice import Choice, ChoiceScreen
-from tui.widgets.disk_bar import DiskBar, describe, segments_of_image
+from tui.widgets.disk_bar import DiskBar, content_words, segments_of_image
 
 #: The answer that stands for the whole disk.
 WHOLE: Final = "whole"
@@ -104,16 +104,14 @@ class TargetPartitionScreen(ChoiceScreen):
 
 def partition_words(part: ImagePartition) -> str:
     """A captured partition in a few words."""
-    content = part.content
-    what = describe("", content.type, content.label) if content else "unknown content"
+    what = content_words(part.content) or "unknown content"
     used = f", {format_bytes(part.used_bytes)} used" if part.method == "map" else ""
     return shown(f"partition {part.number}: {what}, {format_bytes(part.length)}{used}")
 
 
 def present_words(found: PartitionReport) -> str:
     """A partition of an attached disk in a few words."""
-    content = found.content
-    what = describe(found.system, content.type if content else "", content.label if content else None)
+    what = found.system or content_words(found.content)
     used = f", about {format_bytes(found.used_bytes)} used" if found.used_bytes is not None else ""
     return shown(
         f"Partition {found.entry.number}: {what or 'unknown content'}, {format_bytes(found.entry.length)}{used}"

@@ -119,7 +119,9 @@ def _name(part: PartitionReport) -> str:
 def widths(lengths: Sequence[int], cells: int) -> list[int]:
     """``cells`` shared out in proportion to ``lengths``; each gets its least share while there is room."""
     least = _LEAST_CELLS if cells >= _LEAST_CELLS * len(lengths) else 1 if cells >= len(lengths) else 0
-    spare, total = cells - least * len(lengths), sum(lengths) or 1
+    if not any(lengths):
+        lengths = [1] * len(lengths)  # a disk that does not answer may not even have told its size
+    spare, total = cells - least * len(lengths), sum(lengths)
     found, start = [], 0
     for length in lengths:
         end = start + length
