@@ -42,15 +42,8 @@ _PHASES = {
     "sync": "Waiting until the target has taken everything in",
     "audit": "Looking whether all that its filesystems need is in the image",
 }
-_SIDES = {
-    Side.SOURCE: "the source: it was asked for data and has not answered yet",
-    Side.DESTINATION: "the destination: it was given data and has not taken it in yet",
-    Side.PROCESSOR: "this machine's processor: it is still calculating",
-}
-_SIDES_OF_RESTORE = {
-    Side.SOURCE: "the repository: it was asked for data and has not answered yet",
-    Side.DESTINATION: "the target disk: it was given data and has not taken it in yet",
-}
+#: Phases in which the side that is written to is read.
+_READS_BACK = ("verify", "compare", "check the medium")
 
 
 def title(view: JobView) -> str:
@@ -110,10 +103,21 @@ def stall(view: JobView) -> str:
         return f"The job has said nothing for {view.silent_seconds:.0f} seconds. It still runs, but does not answer."
     if now is None or view.asks or now.stalled_seconds < STALLED_SECONDS:
         return ""
-    sides = _SIDES | _SIDES_OF_RESTORE if view.kind in _WRITES_TARGET and now.phase != "verify" else _SIDES
-    if view.kind == "verify":
-        sides = _SIDES | {Side.SOURCE: _SIDES_OF_RESTORE[Side.SOURCE]}
-    return f"Nothing has come forward for {now.stalled_seconds:.0f} seconds. It waits for {sides[now.waits_for]}."
+    return (
+        f"Nothing has come forward for {now.stalled_seconds:.0f} seconds. It waits for {_waited_for(view.kind, now)}."
+    )
+
+
+def _waited_for(kind: str, now: ProgressSnapshot) -> str:
+    if now.waits_for is Side.PROCESSOR:
+        return "this machine's processor: it is still calculating"
+    if now.waits_for is Side.SOURCE:
+        name = "the repository" if kind in ("restore", "verify") else "the source"
+    else:
+        name = "the target disk" if kind in _WRITES_TARGET else "the destination"
+    if now.waits_for is Side.SOURCE or now.phase in _READS_BACK:
+        return f"{name}: it was asked for data and has not answered yet"
+    return f"{name}: it was given data and has not taken it in yet"
 
 
 def troubles(view: JobView) -> list[str]:

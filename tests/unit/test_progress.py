@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import threading
 
 import pytest
 
+from recovery.cli.output import line
 from recovery.errors import Cancelled
-from recovery.progress import Progress, ProgressSnapshot
+from recovery.extent import Extents
+from recovery.jobs.events import encode_event
+from recovery.jobs.running import StatusLines
+from recovery.progress import Progress, ProgressSnapshot, Side
+from recovery.work_map import Cell, DiskWork
 
 
 def test_counts_of_several_threads_all_arrive() -> None:
@@ -65,3 +71,93 @@ def test_more_than_expected_is_not_more_than_all() -> None:
     now = ProgressSnapshot("x", 20, 10, 1.0)
     assert now.ratio == 1.0
     assert now.remaining_seconds == 0
+
+
+# -- waiting
+
+
+def test_what_is_waited_for_is_what_has_been_for_longest() -> None:
+    progress = Progress()
+    assert progress.snapshot().waits_for is Side.PROCESSOR
+    with progress.waits(Side.DESTINATION):
+        with progress.waits(Side.SOURCE):
+            assert progress.snapshot().waits_for is Side.DESTINATION
+    with progress.waits(Side.SOURCE):
+        assert progress.snapshot().waits_for is Side.SOURCE
+    assert progress.snapshot().waits_for is Side.PROCESSOR
+
+
+def test_a_wait_that_fails_has_ended() -> None:
+    progress = Progress()
+    with pytest.raises(OSError), progress.waits(Side.SOURCE):
+        raise OSError
+    assert progress.snapshot().waits_for is Side.PROCESSOR
+
+
+def test_the_stall_is_as_long_as_nothing_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("recovery.progress.time.monotonic", lambda: now[0])
+    progress = Progress()
+    progress.phase("capture", 100)
+    now[0] += 14
+    assert progress.snapshot().stalled_seconds == 14
+    progress.advance(1)
+    assert progress.snapshot().stalled_seconds == 0
+    now[0] += 3
+    progress.count("known_bytes", 1)
+    now[0] += 2
+    assert progress.snapshot().stalled_seconds == 2
+
+
+@pytest.mark.parametrize(("total", "shown"), [(100, "0 %"), (0, "capture, waiting")])
+def test_a_stall_is_said_in_the_plain_line_and_takes_the_place_of_the_time_left(total: int, shown: str) -> None:
+    now = ProgressSnapshot("capture", 0, total, 20.0, {}, 14.2, Side.SOURCE)
+    assert "waiting for the source for 14 s" in line(now)
+    assert shown in line(now)
+    assert "waiting" not in line(ProgressSnapshot("capture", 0, total, 20.0, {}, 9.0, Side.SOURCE))
+
+
+# -- the map
+
+
+def test_the_map_is_told_once_for_each_change() -> None:
+    progress = Progress()
+    assert progress.snapshot(0).map is None
+    progress.map([DiskWork("sda", 4096, Extents([(0, 4096)]))])
+    first = progress.snapshot(0)
+    assert first.map is not None
+    assert progress.snapshot(first.map_version).map is None
+    assert progress.snapshot().map is None, "not asked for"
+    progress.mark(0, Extents([(0, 1024)]), Cell.WRITTEN)
+    second = progress.snapshot(first.map_version)
+    assert second.map_version > first.map_version
+    assert second.map is not None
+    progress.map([DiskWork("sda", 4096, Extents([(0, 4096)]))])
+    third = progress.snapshot(second.map_version)
+    assert third.map == first.map, "another map takes its place, and is told"
+
+
+def test_marks_without_a_map_are_nothing() -> None:
+    progress = Progress()
+    progress.mark(0, Extents([(0, 4096)]), Cell.READ)
+    progress.check_written_before(5)
+    assert progress.place(3, 100) == 0
+    assert progress.snapshot(0).map is None
+
+
+def test_status_lines_tell_the_map_now_and_then_and_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("recovery.progress.time.monotonic", lambda: now[0])
+    progress = Progress()
+    progress.map([DiskWork("sda", 4096, Extents([(0, 4096)]))])
+    lines = StatusLines(progress)
+    assert "map" in lines.fields()
+    progress.mark(0, Extents([(0, 2)]), Cell.READ)
+    assert "map" not in lines.fields(), "told just before"
+    now[0] += 11
+    assert "map" in lines.fields()
+    assert "map" not in lines.fields(last=True), "nothing has changed"
+    progress.mark(0, Extents([(2, 2)]), Cell.READ)
+    last = json.loads(encode_event("status", lines.fields(last=True)))
+    assert last["map"] == [{"name": "sda", "size_bytes": 4096, "cells": "r2t2046"}]
+    assert (last["stalled_seconds"], last["waits_for"]) == (11, "processor")
