@@ -88,14 +88,14 @@ class JobView:
         self._asked = float("-inf")
         self._map_version = 0
         self._stopped_at: float | None = None
-        self._killed = self._answered = False
+        self._killed = self._answered = self._closed = False
         self._heard = clock()
 
     # -- reading
 
     def poll(self) -> bool:
         """Take what has come since; whether there was anything."""
-        if self.ended:
+        if self.ended or self._closed:
             return False
         now = self._clock()
         changed = self._take_status(now)
@@ -259,6 +259,7 @@ class JobView:
 
     def close(self) -> None:
         """Watch it no longer; it goes on."""
+        self._closed = True
         self.watcher.__exit__(None, None, None)
 
 

@@ -7,17 +7,21 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
+from textual.app import App, ComposeResult
+from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import Button
 
-from recovery.cli.operations import CaptureRequest, RestoreRequest
+from recovery.cli.operations import CaptureRequest, CloneRequest, RestoreRequest, VerifyRequest
 from recovery.cli.spawn import spawn
 from recovery.jobs.folder import Job, list_jobs
 from recovery.jobs.watching import Watcher
+from recovery.progress import Side
 from recovery.repository.repository import Repository
-from recovery.work_map import Cell, decode_cells
+from recovery.work_map import Cell, MappedDisk, decode_cells
 from tests.support.badblocks import with_bad_blocks
 from tests.support.disks import KIB, MIB, blank, sha256
 from tests.support.hanging_child import hanging
@@ -185,6 +189,62 @@ async def test_unreadable_areas_are_seen_and_the_image_is_said_to_be_incomplete(
             assert pilot.app.screen.query("#audit")
 
 
+async def test_a_copy_of_a_disk_is_watched_to_its_end(app: RecoveryApp, disk: Path, tmp_path: Path) -> None:
+    target = blank(tmp_path / "target.img", SIZE + 2 * MIB)
+    with jobs_in(tmp_path / "jobs"):
+        async with app.run_test(size=(80, 24)) as pilot:
+            request = CloneRequest(source=disk, target=target, confirmed=True)
+            screen, _ = await watched(pilot, lambda: spawn(request))
+            await until(pilot, lambda: isinstance(pilot.app.screen, ResultScreen))
+            await until(pilot, says(pilot, "The copy was made."))
+            assert screen.view is not None
+            cells = decode_cells(screen.view.map[0].cells)
+            assert cells.rstrip(Cell.UNUSED) == Cell.CHECKED * (2048 * 16 // 18 + 1)
+
+
+async def test_what_is_damaged_in_a_repository_is_seen_on_the_map_of_its_check(
+    app: RecoveryApp, disk: Path, repository: Path
+) -> None:
+    captured(disk, repository)
+    pack = max((repository / "data").rglob("*"), key=lambda path: path.stat().st_size if path.is_file() else 0)
+    with pack.open("r+b") as file:
+        file.seek(100)  # the first blob of the disk
+        byte = file.read(1)[0]
+        file.seek(100)
+        file.write(bytes([byte ^ 1]))
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen, _ = await watched(pilot, lambda: spawn(VerifyRequest("latest"), repository))
+        await until(pilot, lambda: isinstance(pilot.app.screen, ResultScreen))
+        await until(pilot, says(pilot, "The system image is NOT sound.", "The rest can be restored."))
+        assert screen.view is not None
+        chunk = 2048 // 64
+        assert decode_cells(screen.view.map[0].cells) == Cell.UNREADABLE * chunk + Cell.CHECKED * (2048 - chunk)
+
+
+async def test_only_what_changed_of_the_map_is_drawn_again() -> None:
+    drawn: list[Region] = []
+
+    class Watched(DiskMap):
+        def refresh(
+            self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False
+        ) -> Self:
+            drawn.extend(regions)
+            return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
+
+    class MapApp(App[None]):
+        def compose(self) -> ComposeResult:
+            yield Watched(ascii_only=False, seconds=0.05)
+
+    async with MapApp().run_test(size=(64, 5)) as pilot:
+        shown = pilot.app.query_one(Watched)
+        shown.show([MappedDisk("sda", 1 << 30, "t256")])
+        await until(pilot, says(pilot, "░" * 64))
+        drawn.clear()
+        shown.show([MappedDisk("sda", 1 << 30, "t70w3t183")])
+        await until(pilot, says(pilot, "░" * 6 + "▓▓▓" + "░" * 55))
+        assert drawn == [Region(6, 2, 3, 1)]
+
+
 # -- while it runs
 
 
@@ -201,6 +261,9 @@ async def test_the_map_shows_what_is_done_while_the_rest_is_waited_for(
         assert cells == Cell.WRITTEN * written + Cell.READ * (2048 * 33 // 64 - written) + Cell.TO_DO * (
             2048 * 31 // 64
         )
+        now = screen.view.progress if screen.view is not None else None
+        assert now is not None
+        assert now.waits_for is Side.SOURCE
         await until(pilot, says(pilot, "Reading the disk and storing what is new", "52 %", "to go", "▓▓▓▓", "░░░░"))
         text = screen_text(pilot)
         assert text.index("▓▓▓▓") < text.index("unreadable"), "the legend stands below"

@@ -252,6 +252,17 @@ def test_a_job_that_does_not_end_at_once_is_killed(job: Recorded, clock: Clock) 
         assert view.stuck
 
 
+def test_a_job_that_is_watched_no_longer_goes_on_and_is_not_looked_at(job: Recorded) -> None:
+    job.serve()
+    view = view_of(job)
+    until(view, lambda: view.progress is not None)
+    view.close()
+    job.say("warning", message="after it was left")
+    assert not view.poll()
+    assert view.warnings == []
+    assert find_job(None).running
+
+
 def test_a_job_that_says_nothing_is_named(job: Recorded, clock: Clock) -> None:
     view = view_of(job, clock)
     view.poll()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +16,11 @@ from recovery.extent import Extents
 from recovery.jobs.events import encode_event
 from recovery.jobs.running import StatusLines
 from recovery.progress import Progress, ProgressSnapshot, Side
+from recovery.repository.format import BlobType
+from recovery.repository.packer import PackWriter, seal_blob
+from recovery.repository.store import Buffer, FileKind, LocalStore
 from recovery.work_map import Cell, DiskWork
+from tests.support.repositories import fresh_repository
 
 
 def test_counts_of_several_threads_all_arrive() -> None:
@@ -115,6 +122,40 @@ def test_a_stall_is_said_in_the_plain_line_and_takes_the_place_of_the_time_left(
     assert "waiting for the source for 14 s" in line(now)
     assert shown in line(now)
     assert "waiting" not in line(ProgressSnapshot("capture", 0, total, 20.0, {}, 9.0, Side.SOURCE))
+
+
+class _StuckStore(LocalStore):
+    """Takes no pack before it may."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked, self.may = threading.Event(), threading.Event()
+
+    def save(self, kind: FileKind, name: str, pieces: Sequence[Buffer]) -> None:
+        if kind is FileKind.PACK:
+            self.asked.set()
+            assert self.may.wait(30)
+        super().save(kind, name, pieces)
+
+
+def test_a_destination_that_takes_nothing_in_is_what_is_waited_for(tmp_path: Path) -> None:
+    repository = fresh_repository(tmp_path, store=_StuckStore)
+    store = repository.store
+    assert isinstance(store, _StuckStore)
+    progress = Progress()
+    with repository.lock() as lock, PackWriter(repository, lock, progress=progress) as packs:
+        blob_id = hashlib.sha256(b"data").digest()
+        assert packs.claim(BlobType.DATA, blob_id)
+        packs.add(seal_blob(repository, BlobType.DATA, blob_id, b"data", 1))
+        ending = threading.Thread(target=packs.finish)
+        ending.start()
+        assert store.asked.wait(30)
+        assert progress.snapshot().waits_for is Side.DESTINATION
+        assert "stored_bytes" not in progress.snapshot().counters
+        store.may.set()
+        ending.join(30)
+    assert progress.snapshot().waits_for is Side.PROCESSOR
+    assert progress.snapshot().counters["stored_bytes"] == packs.written_bytes
 
 
 # -- the map
