@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,7 @@ FILES_FOLDER = "saved-files"
 _LEAST_BYTES = 64 * MIB
 
 
+_SAVED = "It is on a disk that is to be saved: a copy cannot be kept on the disk that it is made of."
 _INVITATIONS: dict[Purpose, str] = {
     "store": "choose it to look for a repository there, or to make one",
     "read": "choose it to look for a repository there; nothing is written",
@@ -79,13 +80,17 @@ def entries(
 
     ``needed_bytes``: what may have to be stored; ``typed``: a folder that was named before.
     """
-    found = [entry for made, folders in seen.mounted for entry in _mounted(made, folders, seen.reports, purpose)]
+    found = [
+        _kept_off(entry) if _is_on(made.device, kept_off, seen.reports) else entry
+        for made, folders in seen.mounted
+        for entry in _mounted(made, folders, seen.reports, purpose)
+    ]
     known = {str(entry.place.folder) for entry in found if entry.place is not None}
     if typed is not None and str(typed.folder) not in known:
         found.append(_typed(typed, seen.reports))
     held = {made.device for made, _ in seen.mounted}
     found += [
-        _attached(place, purpose, kept_off)
+        _kept_off(_attached(place, purpose)) if place.disk.path in kept_off else _attached(place, purpose)
         for place in attached(seen.reports, read_only=purpose not in WRITING)
         if str(place.device) not in held
     ]
@@ -167,7 +172,16 @@ def _typed(place: Place, reports: Sequence[DiskReport]) -> Entry:
     return Entry(f"typed:{place.folder}", title, f"{where}{format_bytes(place.free_bytes)} free", place)
 
 
-def _attached(place: Attached, purpose: Purpose, kept_off: Collection[str]) -> Entry:
+def _is_on(device: str, disks: Collection[str], reports: Sequence[DiskReport]) -> bool:
+    disk = disk_of(device, reports)
+    return disk is not None and disk.path in disks
+
+
+def _kept_off(entry: Entry) -> Entry:
+    return replace(entry, problem=_SAVED)
+
+
+def _attached(place: Attached, purpose: Purpose) -> Entry:
     label = f' "{place.content.label}"' if place.content.label else ""
     kind = "encrypted" if place.content.kind == "crypto" else place.content.type
     title = f"{place.device.name}: {kind}{label}, {format_bytes(place.size_bytes)}"
@@ -177,16 +191,13 @@ def _attached(place: Attached, purpose: Purpose, kept_off: Collection[str]) -> E
     if place.used_bytes is not None and purpose in WRITING:
         words.append(f"about {format_bytes(max(0, place.size_bytes - place.used_bytes))} free")
     words.append(_INVITATIONS[purpose])
-    problem = place.problem
-    if place.disk.path in kept_off:
-        problem = "It is on a disk that is to be saved: a copy cannot be kept on the disk that it is made of."
     return Entry(
         f"mount:{place.device}",
         shown(title),
         shown("; ".join(word for word in words if word)),
         action="mount",
         device=place.device,
-        problem=problem,
+        problem=place.problem,
     )
 
 
@@ -202,8 +213,8 @@ def _judged(entry: Entry, needed_bytes: int, purpose: Purpose) -> Entry:
         return entry
     if place.free_bytes < _LEAST_BYTES:
         problem = f"It is full: {format_bytes(place.free_bytes)} are free."
-        return Entry(entry.key, entry.title, entry.detail, place, entry.action, entry.device, problem)
+        return replace(entry, problem=problem)
     if place.free_bytes < needed_bytes:
         room = f"perhaps too small for the {format_bytes(needed_bytes)} in use"
-        return Entry(entry.key, entry.title, f"{entry.detail}; {room}", place, entry.action, entry.device)
+        return replace(entry, detail=f"{entry.detail}; {room}")
     return entry
