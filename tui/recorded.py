@@ -75,6 +75,8 @@ class RecordedMachine:
     """The ``Machine`` that a recording tells of.  Paths are those of the recording (``/dev/sda``) but for ``place``."""
 
     recorded = True
+    #: A disk that has not answered after so long is told without an answer.
+    patience_seconds = 10.0
 
     def __init__(self, recording: Recording, folder: Path, made: dict[str, Made], held: ExitStack) -> None:
         """``made``: the files of its disks; faults last as long as ``held``."""
@@ -114,7 +116,8 @@ class RecordedMachine:
             there = dict(self._plugged)
             mounted = dict(self._mounted)
         names = [name for name in sorted(self._disks) if name in there]
-        reports = survey_apart([self._places[name] for name in names]) if names else []
+        places = [self._places[name] for name in names]
+        reports = survey_apart(places, seconds=self.patience_seconds) if places else []
         return [self._laid_over(report, there, mounted, name) for report, name in zip(reports, names, strict=True)]
 
     def _laid_over(
