@@ -178,11 +178,6 @@ class Companion:
         status = self._process.poll()
         return said[-1].strip() if said else f"exit status {status}" if status is not None else "it gave no reason"
 
-    @property
-    def ended(self) -> bool:
-        """Whether it has ended."""
-        return self._process.poll() is not None
-
     def abandon(self) -> None:
         """Do not wait for its end: it may be stuck in the kernel for ever."""
         self.abandoned = True

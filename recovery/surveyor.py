@@ -10,7 +10,7 @@
     no report in time: the child is left behind, and the disk is told with what sysfs says
 
 A few children share the disks.  One that is slow with a disk keeps nobody waiting: another takes its place.  While one
-is stuck at a disk, later surveys do not send another after it.
+is stuck at a disk, later surveys do not send another after it; when it comes back they take what it found.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
 
-from recovery.command import Companion, companion
+from recovery.command import companion
 from recovery.devices.disk import Disk
 from recovery.devices.usage import printable
 from recovery.errors import DeviceError
@@ -43,29 +43,32 @@ log = logging.getLogger(__name__)
 SILENT = "This disk does not answer."
 _SLOW_SECONDS = 1.0
 
-#: The children that are stuck, and what is known of the disk, by the disk they are stuck at.
-_stuck: dict[tuple[bytes, int | None], tuple[Companion, Disk | None]] = {}
-_stuck_lock = threading.Lock()
+_LIST = b""
+
+#: The children that have not answered yet, by the path of the disk that they look at.
+_late: dict[bytes, _Child] = {}
+_late_lock = threading.Lock()
 
 
 def survey_apart(paths: Sequence[Path] = (), *, seconds: float = 10.0) -> list[DiskReport]:
     """As ``inventory.survey``, but never longer than ``seconds`` and one more, whatever a disk does.
 
     A disk that does not answer within ``seconds`` has a report without a table, with the finding ``SILENT``; of an
-    image file not even its size may be known then (0 bytes).  For any thread; it blocks.
+    image file not even its size may be known then (0 bytes).  Later surveys do not wait for it, and give its report
+    once it has answered all the same.  For any thread; it blocks.
     Raises DeviceError for a name that is no disk, and when the list of disks cannot be had.
     """
     deadline = time.monotonic() + seconds
-    with ExitStack() as held:
-        children = _Children(held)
-        try:
-            if paths:
-                tasks = [_Task(os.fsencode(path)) for path in paths]
-            else:
-                tasks = [_Task(os.fsencode(disk.place), disk) for disk in _listed(children, deadline)]
-            _look_at_all(tasks, children, deadline)
-        finally:
-            children.leave()
+    children = _Children()
+    try:
+        if paths:
+            tasks = [_Task(os.fsencode(path)) for path in paths]
+        else:
+            tasks = [_Task(os.fsencode(disk.place), disk) for disk in _listed(children, deadline)]
+            _forget_others({task.path for task in tasks})
+        _look_at_all(tasks, children, deadline)
+    finally:
+        children.leave()
     for task in tasks if paths else ():
         if task.refusal is not None:
             raise task.refusal
@@ -73,130 +76,193 @@ def survey_apart(paths: Sequence[Path] = (), *, seconds: float = 10.0) -> list[D
 
 
 class _Task:
-    """A disk to be looked at, and what came of it; ``known`` is what is known of it without opening it."""
+    """A disk to be looked at (``_LIST``: all of them to be listed), and what came of it.
+
+    ``known`` is what is known of it without opening it.
+    """
 
     def __init__(self, path: bytes, known: Disk | None = None) -> None:
         self.path, self.known = path, known
-        self.key = (path, known.diskseq if known is not None else None)
+        self.diskseq = known.diskseq if known is not None else _diskseq(path)
+        self.disks: list[Disk] | None = None
         self.report: DiskReport | None = None
         self.refusal: DeviceError | None = None
 
-    def take(self, seen: Seen) -> None:
-        """An answer that is about this disk."""
+    def take(self, seen: Seen) -> bool:
+        """Note an answer; whether it is the last."""
         if seen.disk is not None:
             self.known = seen.disk
-        elif seen.report is not None:
-            self.report = seen.report
-        else:
+            return False
+        self.disks, self.report = seen.disks, seen.report
+        if seen.error:
             self.refusal = DeviceError(seen.error, seen.hint)
+        return True
+
+    def ended(self, words: str) -> None:
+        """The process that should have answered ended, with these last words."""
+        log.error("a process that looks at disks ended: %s", words)
+        if self.path == _LIST:
+            self.refusal = DeviceError("the disks of this machine could not be listed", f"It ended: {words}")
+        else:
+            self.report = self._without("It could not be looked at: the process that does it ended (this is a bug).")
 
     def finished(self) -> DiskReport:
         """The report, or what can be said without one."""
-        return self.report or self.without(SILENT)
+        return self.report or self._without(SILENT)
 
-    def without(self, finding: str) -> DiskReport:
-        """A report of a disk that could not be looked into."""
+    def _without(self, finding: str) -> DiskReport:
         return DiskReport(self.known or _unknown(self.path), None, None, (), (finding,))
 
 
-class _Children:
-    """The processes that look at disks, as long as ``held`` is."""
+class _Child:
+    """A process that looks at one disk after the other."""
 
-    def __init__(self, held: ExitStack) -> None:
-        self._held = held
-        self._all: list[Companion] = []
-        self._idle: list[Companion] = []
-        self._unread: dict[int, bytes] = {}
-        self.busy: dict[Companion, tuple[_Task | None, float]] = {}
+    def __init__(self) -> None:
+        self._held = ExitStack()
+        arguments = [sys.executable, "-m", "recovery.survey_child"]
+        beside = companion(arguments, needed_for="looking at disks", may_hang=True)
+        self._companion = self._held.enter_context(beside)
+        self._companion.abandon()  # it ends by itself when its input does, and is never waited for
+        self._unread = b""
+        self.task: _Task | None = None
+        self.since = 0.0
 
-    def send(self, task: _Task | None) -> None:
-        """Give a task (none: to list the disks) to a child that has none."""
-        child = self._idle.pop() if self._idle else self._new()
-        self.busy[child] = (task, time.monotonic())
+    def fileno(self) -> int:
+        """What to wait on for an answer."""
+        return self._companion.output.fileno()
+
+    def ask(self, task: _Task) -> None:
+        """Give it a task."""
+        self.task, self.since = task, time.monotonic()
+        request = Look(task.path if task.path != _LIST else None)
         with contextlib.suppress(BrokenPipeError):  # its end is seen where its answers are read
-            child.input.write(msgspec.json.encode(Look(task.path if task is not None else None)) + b"\n")
+            self._companion.input.write(msgspec.json.encode(request) + b"\n")
 
-    def answers(self, wait_seconds: float) -> Iterator[tuple[_Task | None, Seen]]:
-        """What was answered, and to which task; a child that ended without an answer is told as one, too."""
-        by_output = {child.output.fileno(): child for child in self.busy}
-        ready, _, _ = select.select(list(by_output), [], [], max(0.0, wait_seconds))
-        for descriptor in ready:
-            child = by_output[descriptor]
-            task, _ = self.busy[child]
-            data = os.read(descriptor, 1 << 20)
-            if not data:
-                del self.busy[child]
-                yield task, _ended(child, task)
-                continue
-            *lines, self._unread[descriptor] = (self._unread.get(descriptor, b"") + data).split(b"\n")
-            for line in lines:
-                seen = msgspec.json.decode(line, type=Seen)
-                if seen.disk is None:
-                    del self.busy[child]
-                    self._idle.append(child)
-                yield task, seen
+    def hear(self) -> bool:
+        """Let its task take what it says, which there must be; whether it is of use any longer."""
+        data = os.read(self.fileno(), 1 << 20)
+        if not data:
+            if self.task is not None:
+                self.task.ended(self._companion.last_words())
+            self.task = None
+            return False
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        for line in lines:
+            if self.task is not None and self.task.take(msgspec.json.decode(line, type=Seen)):
+                self.task = None
+        return True
 
     def leave(self) -> None:
-        """Wait for none of them any longer: those that have answered end by themselves, the others when they can."""
-        for child in self._all:
-            child.abandon()
-        for child, (task, _) in self.busy.items():
-            if task is not None:
-                log.warning("%s does not answer (process %d)", printable(os.fsdecode(task.path)), child.process_id)
-                with _stuck_lock:
-                    _stuck[task.key] = (child, task.known)
+        """Nothing is wanted of it any more."""
+        self._held.close()
 
-    def _new(self) -> Companion:
-        arguments = [sys.executable, "-m", "recovery.survey_child"]
-        child = self._held.enter_context(companion(arguments, needed_for="looking at disks", may_hang=True))
-        self._all.append(child)
-        return child
+
+class _Children:
+    """The processes of one survey, and those of former ones that have not answered yet."""
+
+    def __init__(self) -> None:
+        self._idle: list[_Child] = []
+        self._busy: list[_Child] = []
+        self._late: list[_Child] = []
+
+    @property
+    def waiting(self) -> bool:
+        """Whether one of this survey has not answered yet."""
+        return bool(self._busy)
+
+    def room(self) -> bool:
+        """Whether another one may begin: those that are slow do not count."""
+        now = time.monotonic()
+        return sum(now - child.since < _SLOW_SECONDS for child in self._busy) < worker_count()
+
+    def send(self, task: _Task) -> None:
+        """Give a task to a child that has none."""
+        child = self._idle.pop() if self._idle else _Child()
+        self._busy.append(child)
+        child.ask(task)
+
+    def adopt(self, task: _Task) -> bool:
+        """Take over the child of a former survey that looks at the same disk; whether there is one."""
+        with _late_lock:
+            child = _late.pop(task.path, None)
+        if child is None or child.task is None:
+            return False
+        if child.task.diskseq != task.diskseq:  # another disk has its name now
+            child.leave()
+            return False
+        task.known = task.known or child.task.known
+        child.task = task
+        self._late.append(child)
+        return True
+
+    def hear(self, wait_seconds: float) -> None:
+        """Wait for answers, and have them taken."""
+        ready, _, _ = select.select([*self._busy, *self._late], [], [], max(0.0, wait_seconds))
+        for child in ready:
+            useful = child.hear()
+            if child.task is None:
+                (self._busy if child in self._busy else self._late).remove(child)
+                if useful:
+                    self._idle.append(child)
+                else:
+                    child.leave()
+
+    def leave(self) -> None:
+        """Wait for none of them any longer."""
+        for child in self._idle:
+            child.leave()
+        for child in (*self._busy, *self._late):
+            if child.task is None or child.task.path == _LIST:
+                child.leave()
+                continue
+            if child in self._busy:
+                log.warning("%s does not answer", printable(os.fsdecode(child.task.path)))
+            with _late_lock:
+                former = _late.pop(child.task.path, None)
+                _late[child.task.path] = child
+            if former is not None:
+                former.leave()
 
 
 def _listed(children: _Children, deadline: float) -> list[Disk]:
-    children.send(None)
-    while time.monotonic() < deadline:
-        for _, seen in children.answers(deadline - time.monotonic()):
-            if seen.disks is not None:
-                return seen.disks
-            raise DeviceError("The disks of this machine could not be listed.", seen.error)
-    raise DeviceError(
-        "The disks of this machine could not be listed in time.",
-        "A disk or a network folder hangs: see the kernel's log (dmesg), and unplug what is not needed.",
-    )
+    task = _Task(_LIST)
+    children.send(task)
+    while children.waiting and time.monotonic() < deadline:
+        children.hear(deadline - time.monotonic())
+    if task.refusal is not None:
+        raise task.refusal
+    if task.disks is None:
+        raise DeviceError(
+            "the disks of this machine could not be listed in time",
+            "A disk or a network folder hangs: see the kernel's log (dmesg), and unplug what is not needed.",
+        )
+    return task.disks
+
+
+def _forget_others(paths: set[bytes]) -> None:
+    """Leave those that looked at a disk which is not there any more."""
+    with _late_lock:
+        gone = [_late.pop(path) for path in list(_late) if path not in paths]
+    for child in gone:
+        child.leave()
 
 
 def _look_at_all(tasks: list[_Task], children: _Children, deadline: float) -> None:
-    waiting = deque(task for task in tasks if not _is_stuck(task))
-    while (waiting or children.busy) and time.monotonic() < deadline:
-        now = time.monotonic()
-        quick = sum(now - since < _SLOW_SECONDS for _, since in children.busy.values())
-        while waiting and quick < worker_count():
+    waiting = deque(task for task in tasks if not children.adopt(task))
+    children.hear(0)
+    while (waiting or children.waiting) and (now := time.monotonic()) < deadline:
+        while waiting and children.room():
             children.send(waiting.popleft())
-            quick += 1
-        wait_seconds = min(deadline - now, _SLOW_SECONDS if waiting else deadline - now)
-        for task, seen in children.answers(wait_seconds):
-            if task is not None:
-                task.take(seen)
+        children.hear(min(deadline - now, _SLOW_SECONDS if waiting else deadline - now))
 
 
-def _is_stuck(task: _Task) -> bool:
-    with _stuck_lock:
-        for key, (child, _) in list(_stuck.items()):
-            if child.ended:
-                del _stuck[key]
-        if task.key not in _stuck:
-            return False
-        task.known = task.known or _stuck[task.key][1]
-        return True
-
-
-def _ended(child: Companion, task: _Task | None) -> Seen:
-    """What stands for the answer of a child that ended instead of answering."""
-    log.error("a process that looks at disks ended: %s", child.last_words())
-    if task is None:
-        return Seen(error=f"The process that does it ended: {child.last_words()}")
-    return Seen(report=task.without("It could not be looked at: the process that does it ended (this is a bug)."))
+def _diskseq(path: bytes) -> int | None:
+    """The kernel's number of the disk at ``path``; None of a file, and of a kernel that has none."""
+    name = os.path.realpath(path).removeprefix(b"/dev/").replace(b"/", b"!") if path.startswith(b"/dev/") else b""
+    try:
+        return int((Path("/sys/class/block") / os.fsdecode(name) / "diskseq").read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _unknown(path: bytes) -> Disk:

@@ -16,8 +16,12 @@ from recovery.destination import Candidate, Destination, look, mount, set_protec
 from recovery.devices.disk import disk_for
 from recovery.devices.health import health as ask_health
 from recovery.errors import Cancelled, DeviceError, Refused, UsageError
-from recovery.inventory import DiskReport, render, shown, survey
+from recovery.inventory import DiskReport, render, shown
+from recovery.surveyor import survey_apart
 from recovery.units import format_bytes
+
+#: A disk that is dying answers late; one that has not within this time is told as one that does not answer.
+_SURVEY_SECONDS = 60.0
 
 Paths = Annotated[list[Path] | None, typer.Argument(metavar="DISK", help="Disks or raw image files; all if none.")]
 DiskPath = Annotated[Path, typer.Argument(metavar="DISK", help="A whole disk, such as /dev/sda.")]
@@ -41,7 +45,7 @@ def disks(
 ) -> None:
     """Show the disks of this machine.  Their partitions, too, and what is on them."""
     output = Output(context.obj.merged(json=json).json)
-    reports = survey(paths or ())
+    reports = survey_apart(paths or (), seconds=_SURVEY_SECONDS)
     if health:
         reports = [_with_health(report) for report in reports]
     if output.json:
