@@ -14,6 +14,7 @@ import msgspec
 from recovery.errors import ExitCode
 from recovery.jobs.control import Order
 from recovery.jobs.folder import read_job
+from recovery.jobs.running import STOPPING
 from recovery.jobs.watching import Watcher
 from recovery.progress import ProgressSnapshot, Side
 from recovery.work_map import MappedDisk
@@ -150,7 +151,7 @@ class JobView:
             case "answered":
                 self.question = None
             case "warning":
-                self.warnings.append(str(event.get("message", "")))
+                self._take_warning(str(event.get("message", "")))
             case "error":
                 code = event.get("code")
                 text, hint = str(event.get("message", "")), str(event.get("hint", ""))
@@ -161,6 +162,12 @@ class JobView:
                 self.said.append(str(event.get("text", "")))
             case "log":
                 self.log.append(str(event.get("text", "")))
+
+    def _take_warning(self, text: str) -> None:
+        if text == STOPPING:
+            self.cancelling = True  # whoever told it to
+        else:
+            self.warnings.append(text)
 
     def _take_status_line(self, event: dict[str, Any], now: float) -> None:
         """From the file: what was before this screen came, or all there is when the job does not answer it."""

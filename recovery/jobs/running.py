@@ -25,6 +25,8 @@ _STATUS_SECONDS = 1.0
 #: What runs for many hours is not told every second: the folder lies in memory.
 _LATER_AFTER_SECONDS, _LATER_STATUS_SECONDS = 3600.0, 15.0
 _ANSWER_POLL_SECONDS = 0.1
+#: What a job says that was told to stop.
+STOPPING = "stopping at the next safe point; once more stops at once"
 #: A map may take some thousand bytes: screens that watch ask for it, and the file gets it so seldom.
 _MAP_SECONDS = 10.0
 #: Without progress for so long, a status says so, and for what it waits.
@@ -103,7 +105,7 @@ class RunningJob:
         if not self._cancelling:
             self._cancelling = True
             self.progress.cancel()
-            self.record("warning", message="stopping at the next safe point; once more stops at once")
+            self.record("warning", message=STOPPING)
 
     def stop(self) -> None:
         """End at once: waiting for threads could take for ever, one may be stuck in a device."""

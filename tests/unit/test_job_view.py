@@ -15,7 +15,7 @@ from recovery.extent import Extents
 from recovery.jobs.control import ControlServer, Order, Status
 from recovery.jobs.events import EventWriter
 from recovery.jobs.folder import NewFolder, find_job, new_folder, write_state
-from recovery.jobs.running import StatusLines
+from recovery.jobs.running import STOPPING, StatusLines
 from recovery.jobs.watching import attach
 from recovery.progress import Progress, ProgressSnapshot, Side
 from recovery.work_map import Cell, DiskWork
@@ -147,6 +147,13 @@ def test_a_job_that_ended_without_a_word_has_died(job: Recorded) -> None:
     job.end(None)
     until(view, lambda: view.ended)
     assert (view.died, outcome_of(view)) == (True, "died")
+
+
+def test_that_another_screen_told_it_to_stop_is_seen(job: Recorded) -> None:
+    view = view_of(job)
+    job.say("warning", message=STOPPING)
+    view.poll()
+    assert (view.cancelling, view.warnings) == (True, [])
 
 
 def test_a_question_is_open_until_it_is_answered(job: Recorded) -> None:

@@ -33,8 +33,8 @@ LOOKS: dict[Cell, Look] = {
     Cell.UNREADABLE: Look("X", "X", Style(color="red", bold=True), "unreadable"),
     Cell.TO_DO: Look("░", "-", Style(color="white"), "to do"),
     Cell.READ: Look("▒", "~", Style(color="blue"), "read"),
-    Cell.WRITTEN: Look("▓", "#", Style(color="yellow"), "written"),
-    Cell.CHECKED: Look("█", "@", Style(color="green"), "checked"),
+    Cell.WRITTEN: Look("▓", "#", Style(color="green"), "written"),
+    Cell.CHECKED: Look("█", "@", Style(color="bright_green"), "checked"),
     Cell.KNOWN: Look("≡", "=", Style(color="cyan"), "known already"),
     Cell.UNUSED: Look("·", ".", Style(color="bright_black"), "unused"),
 }
