@@ -44,6 +44,7 @@ _BY_KIND = {
     "raid": "RAID array member",
     "volume": "storage pool member",
 }
+_BOOT_FILES = "boot files of a Linux"
 _EFI_SYSTEM = "EFI system partition (starts the machine)"
 _BY_PARTITION_TYPE = {
     "c12a7328-f81f-11d2-ba4b-00a0c93ec93b": _EFI_SYSTEM,
@@ -95,7 +96,8 @@ def _on_ext(place: Path, extent: Extent, _: int) -> str:
             _limited("debugfs", "-R", f"dump /{name} {copy}", f"{place}?offset={extent.offset}")
             if system := _named([copy]):
                 return system
-    return ""
+    files = _limited("debugfs", "-R", "ls -p /", f"{place}?offset={extent.offset}")
+    return _BOOT_FILES if re.search(rb"/vmlinu[xz]-[^/]*/", files) else ""
 
 
 def _on_xfs(place: Path, extent: Extent, sector_bytes: int) -> str:

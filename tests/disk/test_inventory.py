@@ -19,6 +19,7 @@ from tests.support.disks import (
     damage_primary_gpt,
     loop,
     make_filesystem,
+    mounted,
     overwrite,
     partitioned,
     run,
@@ -78,6 +79,40 @@ def test_a_filesystem_straight_on_the_disk_and_a_blank_disk_are_told(tmp_path: P
     assert report.content is not None
     assert (report.content.type, report.content.label) == ("ext4", "straight")
     assert "whole disk" in screen([report])
+
+
+def test_how_full_a_partition_is_and_what_lives_there_are_told(tmp_path: Path) -> None:
+    image = partitioned(tmp_path / "disk.img", SIZE, GPT_SCRIPT)
+    make_filesystem(image, MIB, 8 * MIB, "mkfs.vfat")
+    make_filesystem(image, 24 * MIB, 8 * MIB, "mkfs.ext4", "-q", "-L", "root")
+    with loop(image, offset=24 * MIB, size=8 * MIB) as device, mounted(device, tmp_path / "mount") as root:
+        (root / "etc").mkdir()
+        (root / "etc/os-release").write_text("PRETTY_NAME='Old Linux 1.0'\n")
+        (root / "file").write_bytes(b"x" * 2 * MIB)
+    (report,) = survey([image])
+    parts = {part.entry.number: part for part in report.partitions}
+    assert {number: part.system for number, part in parts.items()} == {
+        1: "EFI system partition (starts the machine)",
+        2: "Old Linux 1.0",
+        3: "",
+    }
+    assert parts[3].used_bytes is None
+    assert parts[2].used_bytes is not None
+    assert 2 * MIB < parts[2].used_bytes < 6 * MIB
+    assert "Old Linux 1.0" in screen([report])
+    assert (report.used_bytes, report.system) == (None, "")
+
+
+def test_what_lies_straight_on_a_disk_is_told_in_the_same_way(tmp_path: Path) -> None:
+    image = blank(tmp_path / "disk.img", SIZE)
+    run("mkfs.ext4", "-q", "-F", image)
+    with loop(image) as device, mounted(device, tmp_path / "mount") as root:
+        (root / "etc").mkdir()
+        (root / "etc/os-release").write_text("PRETTY_NAME='Old Linux 1.0'\n")
+    (report,) = survey([image])
+    assert report.system == "Old Linux 1.0"
+    assert report.used_bytes is not None
+    assert "Old Linux 1.0" in screen([report])
 
 
 def test_a_disk_that_vanished_is_a_finding_beside_the_others(tmp_path: Path) -> None:

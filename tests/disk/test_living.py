@@ -75,6 +75,13 @@ def test_a_linux_in_a_subvolume_of_btrfs_is_told(subvolume: str, tmp_path: Path)
     assert _told(image, _BTRFS) == "Debian GNU/Linux 13 (trixie)"
 
 
+def test_the_partition_with_the_kernels_is_told(tmp_path: Path) -> None:
+    with _made(_EXT4, tmp_path) as (image, root):
+        (root / "vmlinuz-6.1.0-28-amd64").write_bytes(b"kernel")
+        (root / "grub").mkdir()
+    assert _told(image, _EXT4) == "boot files of a Linux"
+
+
 def test_a_journal_that_was_not_replayed_is_left_alone(tmp_path: Path) -> None:
     """The hash of the image, taken around every question, is the oracle."""
     with _made(_EXT4, tmp_path) as (image, root):
