@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -15,13 +16,17 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList
 
 from recovery.destination import Destination
+from recovery.jobs.folder import list_jobs
 from recovery.repository.repository import Repository
 from tests.support.disks import MIB, loop, mounted, run
 from tests.support.images import PASSWORD, domain_ranges, equal_where, gpt_disk, restic
 from tests.support.restic import restic_binaries
 from tests.tui.support import FileMachine, app_for, jobs_in, says, screen_text, until
+from tui.modals import Question
 from tui.screens.capture_review import CaptureReview
 from tui.screens.disks import DisksScreen, PartitionsScreen
+from tui.screens.home import HomeScreen
+from tui.screens.job import JobScreen, ResultScreen
 from tui.screens.password import NewPasswordScreen, UnlockScreen
 from tui.screens.place import PlaceScreen
 from tui.widgets.disk_list import DiskList
@@ -118,8 +123,12 @@ async def test_from_the_first_screen_to_an_image_that_restic_gives_back(disks: P
         assert not snapshots(repository)
         await screen.go_to("start")
         await screen.pilot.press("enter")
-        await until(screen.pilot, lambda: bool(snapshots(repository)))
-        await until(screen.pilot, lambda: not list((repository / "locks").iterdir()))
+        await screen.shown(ResultScreen, "The system image was made", "read back from the medium and is right")
+        await screen.go_to("verify")
+        await screen.pilot.press("enter")
+        await screen.shown(ResultScreen, "The system image is sound")
+        await screen.pilot.press("enter")
+        await screen.shown(HomeScreen, "What do you want to do?")
     key = {"RESTIC_PASSWORD": PASSWORD.replace(" ", "_")}
     for disk, digest in before.items():
         dumped = tmp_path / disk.name
@@ -127,6 +136,27 @@ async def test_from_the_first_screen_to_an_image_that_restic_gives_back(disks: P
         domain = restic(RESTIC, repository, "dump", "latest", f"/{disk.stem}.domain", more=key).stdout.decode()
         assert equal_where(disk, dumped, domain_ranges(domain))
         assert hashlib.sha256(disk.read_bytes()).digest() == digest
+
+
+async def test_a_capture_that_is_stopped_makes_no_image_and_says_so(disks: Path, tmp_path: Path) -> None:
+    async with bench(disks, tmp_path / "stick") as screen:
+        await screen.to_review()
+        (job,) = list_jobs()
+        assert job.pid is not None
+        os.kill(job.pid, signal.SIGSTOP)  # so that it is in the middle of it however quick it is
+        try:
+            await screen.go_to("start")
+            await screen.pilot.press("enter")
+            await screen.shown(JobScreen)
+            await screen.pilot.press("s")
+            await screen.shown(Question, "Stop this work?", "image is made of this run")
+            assert screen.focused() == "go"
+            await screen.pilot.press("tab", "enter")
+        finally:
+            os.kill(job.pid, signal.SIGCONT)
+        await screen.shown(ResultScreen, "It was stopped before its end")
+        assert not snapshots(screen.stick / "recovery")
+        assert not list((screen.stick / "recovery/locks").iterdir())
 
 
 async def test_back_keeps_what_was_chosen(disks: Path, tmp_path: Path) -> None:
