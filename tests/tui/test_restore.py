@@ -47,7 +47,7 @@ pytestmark = pytest.mark.asyncio
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return make_world(tmp_path_factory.mktemp("world"), OLD)
+    return make_world(tmp_path_factory.mktemp("world"), OLD, before=(OLD, SMALL))
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ async def test_an_image_whose_description_is_lost_is_listed_and_cannot_be_chosen
             await reaches(pilot, ImagesScreen)
             await until(pilot, says(pilot, "Cannot be chosen"))
             rows = app.screen.query(OptionList).first()
-            assert [option.disabled for option in rows.options] == [True]
+            assert [option.disabled for option in rows.options] == [True, True]
 
 
 async def test_a_restore_that_is_stopped_says_in_what_state_the_disk_is(world: World) -> None:
@@ -282,26 +282,25 @@ async def test_a_plan_that_is_agreed_to_at_another_screen_goes_on_at_this_one(wo
     assert same_filesystem(world.disk(OLD), world.disk(NEW))
 
 
-async def test_the_disks_of_an_image_are_put_back_one_after_the_other(tmp_path: Path) -> None:
-    (tmp_path / "made").mkdir()
-    made = make_world(tmp_path / "made", OLD, SMALL)
-    with living_in(made, tmp_path) as world:
-        app = app_for(world.machine())
-        async with app.run_test(size=(80, 24)) as pilot:
-            await until(pilot, lambda: app.reports is not None)
-            app.begin(lambda: RestoreJourney(app).run())
-            await choose(pilot, PlaceScreen, "recovery")
-            await choose(pilot, ImagesScreen)
-            await choose(pilot, ImageDiskScreen, "small")
-            await choose(pilot, PartScreen, "whole")
-            await choose(pilot, TargetScreen, NEW)
-            await until_plan(pilot)
-            await agree(pilot, NEW)
-            await through_work(pilot)
-            await reaches(pilot, FinishedScreen)
-            assert "old" in statics(pilot)
-            await pilot.click("#next")
-            await reaches(pilot, ImageDiskScreen)
-            assert says(pilot, "put back just now")(), screen_text(pilot)
-        assert sfdisk_json(world.disk(NEW))["id"] == sfdisk_json(world.disk(SMALL))["id"]
-        assert same_filesystem(world.disk(SMALL), world.disk(NEW))
+async def test_the_disks_of_an_image_are_put_back_one_after_the_other(world: World) -> None:
+    app = app_for(world.machine())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.reports is not None)
+        app.begin(lambda: RestoreJourney(app).run())
+        await choose(pilot, PlaceScreen, "recovery")
+        await reaches(pilot, ImagesScreen)
+        await until(pilot, lambda: app.screen.query(OptionList).first().option_count == 2)
+        await pilot.press("down", "enter")
+        await choose(pilot, ImageDiskScreen, "small")
+        await choose(pilot, PartScreen, "whole")
+        await choose(pilot, TargetScreen, NEW)
+        await until_plan(pilot)
+        await agree(pilot, NEW)
+        await through_work(pilot)
+        await reaches(pilot, FinishedScreen)
+        assert "old" in statics(pilot)
+        await pilot.click("#next")
+        await reaches(pilot, ImageDiskScreen)
+        assert says(pilot, "put back just now")(), screen_text(pilot)
+    assert sfdisk_json(world.disk(NEW))["id"] == sfdisk_json(world.disk(SMALL))["id"]
+    assert same_filesystem(world.disk(SMALL), world.disk(NEW))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,11 +53,12 @@ class World:
         return self.disks / name
 
 
-def make_world(folder: Path, *captured: str) -> World:
-    """Three disks, and an image of those that are ``captured``, together."""
+def make_world(folder: Path, *captured: str, before: Sequence[str] = ()) -> World:
+    """Three disks, and an image of those that are ``captured``, together; an older one of those ``before``, if any."""
     world = make_disks(folder)
     recovery(world.repository, "init", "--no-password")
-    recovery(world.repository, "capture", "--no-password", *(world.disk(name) for name in captured))
+    for names in filter(None, (before, captured)):
+        recovery(world.repository, "capture", "--no-password", *(world.disk(name) for name in names))
     return world
 
 

@@ -25,8 +25,9 @@ _MANY = 6
 _OLDER = "older"
 
 IMAGE_WORDS = (
-    "A system image is a copy of one or several whole disks of a machine, as they were at one time. The list has the "
-    "newest image first, with the name of the machine, its disks and their sizes.\n\n"
+    "A system image is a copy of one or several whole disks of a machine, as they were at one time. The repository is "
+    "the folder that holds the images. The list has the newest image first, with the name of the machine, its disks "
+    "and their sizes.\n\n"
     "New: what this image added to the repository. Images share what is equal, so each of them is whole although "
     "little was added for it.\n\n"
     "Incomplete: something could not be read from the disk when the image was made. What could be read is in it."

@@ -56,7 +56,8 @@ class OverwriteReview(ReviewScreen):
     START = "Overwrite it"
     WAITING = "Looking at the disk and making the plan. Nothing is written before you agree ..."
     HELP = (
-        "'Now' is what the disk holds at this moment, 'Afterwards' what it will hold. Compare size, model and serial "
+        "'Now' is what the disk holds at this moment, 'Afterwards' what it will hold: its partitions, which are the "
+        "parts that it is divided into, in proportion, filled as far as they are used. Compare size, model and serial "
         "number with the label on the disk. What is there now is lost when you agree.\n\n"
         "To agree, type the short name of the disk, which stands there, and press the button beside Cancel. Anything "
         "else writes nothing.\n\n"

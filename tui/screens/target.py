@@ -142,8 +142,9 @@ class TargetScreen(JudgedDisksScreen):
         "Compare the size, the model and the serial number with the label on the disk itself. Names such as sda can "
         "change from one start to the next.\n\n"
         "Disks that cannot be chosen are at the end of the list, with the reason. Mounted means that a filesystem on "
-        "the disk is in use at this moment. A sector is the smallest piece that a disk reads or writes, mostly 512 "
-        "bytes; a system only fits a disk with sectors of the size that it was made for."
+        "the disk is in use at this moment; read-only, that the disk itself refuses to be written. A sector is the "
+        "smallest piece that a disk reads or writes, mostly 512 bytes; a system only fits a disk with sectors of the "
+        "size that it was made for."
     )
 
     def __init__(
