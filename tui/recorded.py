@@ -98,8 +98,13 @@ class RecordedMachine:
         faults = disk.faults
         if not (faults.unreadable or faults.slow or faults.silent or faults.hangs_after_bytes is not None):
             return file
+        link = self.folder / "with-faults" / disk.name
         try:
-            return held.enter_context(with_faults(file, faults))
+            served = held.enter_context(with_faults(file, faults))
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(served)
+            held.callback(link.unlink, missing_ok=True)
+            return link
         except RecoveryError as error:
             self._findings[disk.name] += (_NO_FUSE.format(error.message.rstrip(".")),)
             return file

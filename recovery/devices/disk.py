@@ -29,8 +29,6 @@ from recovery.errors import DeviceError, Refused
 _NOT_DISKS = re.compile(r"ram\d+|zram\d+|mtdblock\d+|fd\d+|mmcblk\d+(boot\d+|rpmb|gp\d+)")
 _SECTOR_OF_SYSFS = 512
 _CLAIM_ATTEMPTS, _CLAIM_SECONDS = 5, 0.02
-#: What another process has mounted: resolving would lose whose folder it is.
-_OTHER_NAMESPACE = re.compile(r"/proc/\d+/root/")
 _ESCAPED = re.compile(rb"\\x([89a-f][0-9a-f])")
 _UDEV_RUNS = Path("/run/udev/control")
 _TOGETHER_SECONDS, _WAIT_AT_MOST_SECONDS = 0.3, 3.0
@@ -123,7 +121,7 @@ def disk_for(path: Path, *, opening: bool = True) -> Disk:
     neither, for a partition, and for an empty file.
     """
     try:
-        place = path if _OTHER_NAMESPACE.match(str(path)) else path.resolve(strict=True)
+        place = _followed(path)
         found = place.stat()
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "its links run in a circle"
@@ -249,6 +247,17 @@ def _attached_loops() -> frozenset[tuple[str, str, str]]:
         if marks != ["1", "1"] and all(marks):
             found.add((folder.parent.name, _sysfs(folder.parent / "diskseq"), _sysfs(folder.parent / "size")))
     return frozenset(found)
+
+
+def _followed(path: Path) -> Path:
+    """Where links lead to; but what another process has mounted (``/proc/PID/root/...``) has no other path for us."""
+    try:
+        place = path.resolve(strict=True)
+        if os.path.samestat(place.stat(), path.stat()):
+            return place
+    except FileNotFoundError:
+        path.stat()  # it is not there at all
+    return path.absolute()
 
 
 def _from_block_device(place: Path, found: os.stat_result, opening: bool) -> Disk:
