@@ -105,4 +105,5 @@ class CloneJourney(Journey):
         assert self.view is not None
         if self.view.exit_code not in (ExitCode.DONE, ExitCode.INCOMPLETE) or self.target is None:
             return None
-        return FinishedScreen(self.app.machine.place(self.target.disk).name, bootable=True)
+        name = self.app.machine.place(self.target.disk).name
+        return FinishedScreen(name, bootable=True, twin=self.source.disk.name if self.source else "")

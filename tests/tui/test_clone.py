@@ -11,7 +11,7 @@ from textual.widgets import OptionList
 
 from tests.support.disks import sfdisk_json, sha256
 from tests.tui.restoring import agree, through_work, until_plan
-from tests.tui.support import app_for, says, screen_text, until
+from tests.tui.support import app_for, says, screen_text, statics, until
 from tests.tui.world import (
     NEW,
     OLD,
@@ -64,6 +64,7 @@ async def test_a_disk_is_copied_onto_a_larger_one_and_stays_as_it_is(world: Worl
         await agree(pilot, NEW)
         await through_work(pilot)
         await reaches(pilot, FinishedScreen)
+        assert "new.img and old.img now hold the same" in statics(pilot)
     assert sha256(world.disk(OLD)) == before
     assert sfdisk_json(world.disk(NEW))["id"] == sfdisk_json(world.disk(OLD))["id"]
     sound(world.disk(NEW))

@@ -25,12 +25,12 @@ class FinishedScreen(StepScreen[Next]):
         "switching on) and choose the disk there as the one to start from."
     )
 
-    def __init__(self, name: str, *, bootable: bool, remaining: tuple[str, ...] = ()) -> None:
+    def __init__(self, name: str, *, bootable: bool, remaining: tuple[str, ...] = (), twin: str = "") -> None:
         """``name``: the disk that was written; ``bootable``: as a whole; ``remaining``: disks of the image not put
-        back yet."""
+        back yet; ``twin``: the disk that it is a copy of."""
         super().__init__()
         self.can_go_back = False
-        self._disk, self._bootable, self._remaining = name, bootable, remaining
+        self._disk, self._bootable, self._remaining, self._twin = name, bootable, remaining, twin
 
     def body(self) -> Iterable[Any]:
         """What there is to be done, in its order."""
@@ -43,6 +43,11 @@ class FinishedScreen(StepScreen[Next]):
         if self._remaining:
             others = ", ".join(map(shown, self._remaining))
             yield f"The image holds more disks that were not put back yet: {others}. The machine may need them."
+        if self._twin:
+            yield (
+                f"{name} and {shown(self._twin)} now hold the same, down to the marks (UUIDs) by which a system finds its "
+                "partitions. Take one of the two out before a system is started, or it may mix them up."
+            )
         if self._bootable and self.recovery.machine.live:
             yield (
                 "1. Take out the stick or disc with this program when the machine restarts.\n"

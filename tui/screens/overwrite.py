@@ -63,8 +63,8 @@ class OverwriteReview(ReviewScreen):
         "else writes nothing.\n\n"
         "Boot entries are the list, kept by the machine itself and not by its disk, of what it can start. Where the "
         "plan speaks of them, they are put in order too, so that the machine finds the restored system.\n\n"
-        "'Write only what differs' reads the disk first. It is faster when most of it is there already: when an "
-        "earlier restore was stopped, or the same machine is put back to an earlier state."
+        "'Write only what differs' reads the disk first. It is faster when most of it is there already: when earlier "
+        "work was stopped, or the same machine is put back to an earlier state."
     )
     DEFAULT_CSS = """
     OverwriteReview #consent { height: 1; margin: 1 0 0 0; }
@@ -128,7 +128,7 @@ class OverwriteReview(ReviewScreen):
     def options(self) -> Iterable[Any]:
         """How much is written."""
         yield Tick(
-            "Write only what differs (a restore that was stopped goes on where it stopped)",
+            "Write only what differs: work that was stopped goes on where it stopped",
             on=self._options.differential,
             id="differential",
         )
