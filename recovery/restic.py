@@ -23,6 +23,7 @@ from recovery.errors import (
     DeviceError,
     NoRepository,
     ProgramMissing,
+    RecoveryError,
     RepositoryDamaged,
     RepositoryLocked,
     UsageError,
@@ -135,6 +136,8 @@ def forget(
         try:
             _restic(repository_root, password, "prune", interrupt=progress.check, seconds=_PRUNE_SECONDS)
         except Cancelled as stopped:
+            with contextlib.suppress(RecoveryError):  # interrupted in its first moments, restic leaves its lock behind
+                _restic(repository_root, password, "unlock")  # only those of programs that are gone
             stopped.hint = "The snapshots are forgotten, the space is not free yet: 'restic prune' frees it."
             raise
     after = _size(repository_root)
