@@ -22,8 +22,8 @@ from pathlib import Path
 import msgspec
 
 from recovery.command import run
-from recovery.devices.live import live_root
-from recovery.errors import DeviceError, ProgramMissing, RecoveryError
+from recovery.devices.live import live_root, live_system
+from recovery.errors import DeviceError, ProgramMissing, RecoveryError, Refused
 from tui.network import look_at_network
 
 _UNIT = "ssh.service"
@@ -62,7 +62,8 @@ def remote_help() -> RemoteHelp | None:
 
 
 def switch_on() -> RemoteHelp:
-    """Give root a password and start the server.  Raises ProgramMissing, DeviceError; it is off then."""
+    """Give root a password and start the server.  Raises Refused, ProgramMissing, DeviceError; it is off then."""
+    _check_live()
     made = RemoteHelp(make_password())
     _keep(made)
     try:
@@ -79,6 +80,7 @@ def switch_on() -> RemoteHelp:
 
 def switch_off() -> None:
     """Stop the server, take the password away, end what is connected.  Raises the first error, having tried all."""
+    _check_live()
     steps: tuple[Callable[[], object], ...] = (
         lambda: run(["systemctl", "stop", _UNIT], needed_for=_NEEDED_FOR, timeout_seconds=_START_SECONDS),
         lambda: run(["chpasswd", "--encrypted"], needed_for=_NEEDED_FOR, input=_LOCKED),
@@ -93,6 +95,12 @@ def switch_off() -> None:
             errors.append(error)
     if errors:
         raise errors[0]
+
+
+def _check_live() -> None:
+    """Elsewhere root's password and connections are somebody's."""
+    if live_system() is None:
+        raise Refused("remote help is for the live system only", "Use what this system has for it.")
 
 
 def addresses() -> tuple[str, ...]:
@@ -120,7 +128,7 @@ def _end_connections() -> None:
 
 
 def _servers() -> Iterator[int]:
-    for folder in Path("/proc").iterdir():
+    for folder in (live_root() / "proc").iterdir():
         if folder.name.isdigit():
             try:
                 program = (folder / "exe").readlink().name

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from recovery.errors import DeviceError
@@ -26,6 +28,7 @@ _SLOW_DRAWING = {"TEXTUAL_FPS": "8", "TEXTUAL_DISABLE_KITTY_KEY": "1"}
 #: An interface that breaks more often than so within so many seconds is not started again.
 _BREAKS, _BREAKS_SECONDS = 3, 60.0
 _PAUSE_SECONDS = 3.0
+_HUNG_UP_SECONDS = 5
 
 
 def start(recording: Path | None, port: int | None = None) -> None:
@@ -43,8 +46,16 @@ def start(recording: Path | None, port: int | None = None) -> None:
     for name, value in {**_DRAWING, **(_SLOW_DRAWING if terminal.slow else {})}.items():
         os.environ.setdefault(name, value)
     log = log_to_file()
+    signal.signal(signal.SIGHUP, _hung_up)
     with _machine(recording) as machine:
         sys.exit(until_left(lambda: _run(machine, terminal), log))
+
+
+def _hung_up(number: int, frame: FrameType | None) -> None:
+    """The terminal is gone: a line was lost, a connection ended.  Nobody can see this interface any more."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(_HUNG_UP_SECONDS)  # should drawing on what is gone get stuck
+    sys.exit(0)
 
 
 def until_left(run: Callable[[], int], log: Path | None, pause_seconds: float = _PAUSE_SECONDS) -> int:
