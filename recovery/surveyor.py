@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 #: The finding of a disk that did not answer in time.
 SILENT = "This disk does not answer."
 _SLOW_SECONDS = 1.0
+#: What listing may take, and how much longer than that looking at the disks.
+_LIST_SECONDS, _SLOWER = 60.0, 4.0
 
 _LIST = b""
 
@@ -51,22 +53,24 @@ _late_lock = threading.Lock()
 
 
 def survey_apart(paths: Sequence[Path] = (), *, seconds: float = 10.0) -> list[DiskReport]:
-    """As ``inventory.survey``, but never longer than ``seconds`` and one more, whatever a disk does.
+    """As ``inventory.survey``, but never much longer than ``seconds``, whatever a disk does.
 
-    A disk that does not answer within ``seconds`` has a report without a table, with the finding ``SILENT``; of an
-    image file not even its size may be known then (0 bytes).  Later surveys do not wait for it, and give its report
-    once it has answered all the same.  For any thread; it blocks.
+    Disks are listed first, which opens none; a machine that takes long for that alone is given as much longer for
+    its disks.  A disk that does not answer within ``seconds`` has a report without a table, with the finding
+    ``SILENT``; of an image file not even its size may be known then (0 bytes).  Later surveys do not wait for it, and
+    give its report once it has answered all the same.  For any thread; it blocks.
     Raises DeviceError for a name that is no disk, and when the list of disks cannot be had.
     """
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     children = _Children()
     try:
         if paths:
             tasks = [_Task(os.fsencode(path)) for path in paths]
         else:
-            tasks = [_Task(os.fsencode(disk.place), disk) for disk in _listed(children, deadline)]
+            tasks = [_Task(os.fsencode(disk.place), disk) for disk in _listed(children, began + _LIST_SECONDS)]
             _forget_others({task.path for task in tasks})
-        _look_at_all(tasks, children, deadline)
+        listed = time.monotonic()
+        _look_at_all(tasks, children, listed + max(seconds, _SLOWER * (listed - began)))
     finally:
         children.leave()
     for task in tasks if paths else ():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, ClassVar, TypeVar
@@ -24,6 +25,9 @@ from tui.screens.home import HomeScreen
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+
+#: From one look at the disks to the next, as a multiple of what the last one took: a slow machine has other work too.
+_PAUSE_SHARE = 2.0
 
 _THEME = Theme(
     name="recovery",
@@ -147,16 +151,19 @@ class RecoveryApp(App[None]):
         try:
             while True:
                 self._look_again = False
+                began = time.monotonic()
                 try:
                     seen = tuple(await self.ask(self.machine.survey))
                 except RecoveryError as error:
                     log.warning("the disks could not be listed: %s", error.message)
-                    seen = ()
-                if seen != self.reports:
-                    self.reports = seen
-                    self.surveyed.publish(seen)
+                    self._look_again = True  # what was seen before is still the best that is known
+                else:
+                    if seen != self.reports:
+                        self.reports = seen
+                        self.surveyed.publish(seen)
                 if not self._look_again:
                     return
+                await asyncio.sleep(_PAUSE_SHARE * (time.monotonic() - began))
         finally:
             self._looking = False
 
