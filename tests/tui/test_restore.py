@@ -270,6 +270,21 @@ async def test_a_restore_that_is_stopped_says_in_what_state_the_disk_is(world: W
     assert ("untouched" in said) == (sha256(world.disk(NEW)) == before)
 
 
+async def test_a_job_that_dies_before_it_was_agreed_to_is_told_and_wrote_nothing(world: World) -> None:
+    before = sha256(world.disk(NEW))
+    app = app_for(world.machine())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_review(pilot, app)
+        review = await until_plan(pilot)
+        (job,) = running()
+        os.kill(job.pid, signal.SIGKILL)
+        await until(pilot, says(pilot, "Nothing was written", "ended without a word"))
+        assert review.query_one("#start", Button).disabled
+        await pilot.press("escape")
+        await reaches(pilot, TargetScreen)
+    assert sha256(world.disk(NEW)) == before
+
+
 async def test_a_plan_that_is_agreed_to_at_another_screen_goes_on_at_this_one(world: World) -> None:
     app = app_for(world.machine())
     async with app.run_test(size=(80, 24)) as pilot:

@@ -12,7 +12,9 @@ from textual.pilot import Pilot
 from textual.widgets import Button, OptionList
 
 from recovery.devices.disk import Disk
+from recovery.errors import DeviceError
 from recovery.image.manifest import ImageDisk, ImagePartition, LayoutRecord, Machine, Manifest
+from recovery.jobs.watching import Watcher
 from recovery.repository.repository import Repository
 from recovery.units import GIB, MIB
 from tests.support.disks import MIB as MEBIBYTE
@@ -22,10 +24,11 @@ from tests.tui.support import FileMachine, app_for, jobs_in, says, screen_text, 
 from tui.app import RecoveryApp
 from tui.images import Listing, StoredImage
 from tui.machine import Leave
+from tui.screens.base import BACK
 from tui.screens.finished import FinishedScreen
 from tui.screens.images import ImagesScreen
 from tui.screens.partition import PartScreen
-from tui.screens.review import plain_hint
+from tui.screens.review import ReviewScreen, plain_hint
 from tui.screens.target import TargetScreen
 
 
@@ -159,6 +162,37 @@ async def test_a_long_list_of_images_is_narrowed_by_typing(machine: SlowMachine)
         await until(pilot, lambda: [option.id for option in rows.options] == [images[-1].id])
         await pilot.press("x")
         await until(pilot, says(pilot, "No image contains what was typed"))
+
+
+async def test_a_plan_that_is_never_made_can_be_left(machine: SlowMachine) -> None:
+    asked = threading.Event()
+
+    def spawn() -> Watcher:
+        asked.set()
+        machine.answer.wait(60)
+        raise DeviceError("it was too late", "Try again.")
+
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        answers: list[object] = []
+        await app.push_screen(ReviewScreen(spawn), answers.append)
+        await until(pilot, asked.is_set)
+        await pilot.press("escape")
+        await until(pilot, says(pilot, "Going back"))
+        assert answers == []
+        await pilot.press("escape")
+        await until(pilot, lambda: answers == [BACK])
+
+
+async def test_a_job_that_cannot_be_started_is_told_with_what_to_do(machine: SlowMachine) -> None:
+    def spawn() -> Watcher:
+        raise DeviceError("the disk sdx does not answer", "Look at its cable.")
+
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await app.push_screen(ReviewScreen(spawn))
+        await until(pilot, says(pilot, "Nothing was written", "The disk sdx does not answer.", "Look at its cable."))
+        assert app.screen.query_one("#start", Button).disabled
 
 
 async def test_space_chooses_as_enter_does(machine: SlowMachine) -> None:

@@ -45,8 +45,8 @@ class FinishedScreen(StepScreen[Next]):
             yield f"The image holds more disks that were not put back yet: {others}. The machine may need them."
         if self._twin:
             yield (
-                f"{name} and {shown(self._twin)} now hold the same, down to the marks (UUIDs) by which a system finds its "
-                "partitions. Take one of the two out before a system is started, or it may mix them up."
+                f"{name} and {shown(self._twin)} now hold the same, down to the marks (UUIDs) by which a system finds "
+                "its partitions. Take one of the two out before a system is started, or it may mix them up."
             )
         if self._bootable and self.recovery.machine.live:
             yield (
