@@ -68,8 +68,10 @@ class CaptureJourney(Journey):
         return password_screen(self.place, self.opened)
 
     def _review_screen(self) -> StepScreen[Any]:
+        assert self.sources is not None
         assert self.opened is not None
-        return CaptureReview(self._spawn, shown(str(self.opened.folder)), self.options, self._keep("options"))
+        where = shown(str(self.opened.folder))
+        return CaptureReview(self._spawn, self.sources.reports, where, self.options, self._keep("options"))
 
     def _job_screen(self) -> StepScreen[Any]:
         assert self.view is not None

@@ -12,12 +12,12 @@ from rich.padding import Padding
 from rich.text import Text
 
 from recovery.image.manifest import ImageDisk, ImagePartition
-from recovery.inventory import shown
+from recovery.inventory import DiskReport, shown
 from recovery.jobs.watching import Watcher
 from recovery.units import format_bytes
 from tui.screens.review import ReviewScreen
 from tui.widgets.disk_bar import DiskBar, segments_of_image
-from tui.widgets.disk_list import transport
+from tui.widgets.disk_list import headline
 from tui.widgets.tick import Tick
 
 _VERIFY = (
@@ -56,21 +56,24 @@ class CaptureReview(ReviewScreen):
     def __init__(
         self,
         spawn: Callable[[], Watcher],
+        reports: Sequence[DiskReport],
         where: str,
         options: CaptureOptions,
         keep: Callable[[CaptureOptions], None],
     ) -> None:
-        """``where``: the repository; ``options``: as they were left; ``keep`` is told of each change."""
+        """``reports``: the disks, in the order of the request; ``where``: the repository.
+
+        ``options``: as they were left; ``keep`` is told of each change.
+        """
         super().__init__(spawn)
-        self._where, self._options, self._keep = where, options, keep
+        self._reports, self._where, self._options, self._keep = tuple(reports), where, options, keep
 
     def draw(self, plan: dict[str, Any]) -> Sequence[RenderableType]:
         """Each disk, and the sums."""
         disks = msgspec.convert(plan["disks"], tuple[ImageDisk, ...])
         lines: list[RenderableType] = []
-        for disk in disks:
-            words = [disk.name, format_bytes(disk.size_bytes), disk.model, transport(disk.transport)]
-            lines.append(Text(shown("  ".join(word for word in words if word)), style="bold"))
+        for report, disk in zip(self._reports, disks, strict=True):
+            lines.append(Text(headline(report), style="bold", no_wrap=True, overflow="ellipsis"))
             lines.append(DiskBar(segments_of_image(disk), self.recovery.terminal.glyphs))
             lines += [Padding(Text(sentence), (0, 0, 0, 2)) for sentence in _parts(disk)]
         predicted, free = int(plan["predicted_bytes"]), int(plan["free_bytes"])

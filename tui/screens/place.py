@@ -46,6 +46,7 @@ class PlaceScreen(StepScreen[Place]):
         "A disk is divided into partitions; a partition holds a filesystem, which is what folders and files lie in. "
         "To mount a filesystem is to make its folders available here: the program does it when you choose it. To look "
         "at a repository, nothing is written to its disk.\n\n"
+        "A snapshot is one saved state in a repository: a system image, or a copy of files.\n\n"
         "Plug a disk in: it appears in the list. What cannot be chosen is at the end of the list, with the reason."
     )
     DEFAULT_CSS = """
@@ -185,8 +186,7 @@ class PlaceScreen(StepScreen[Place]):
             folder = await self.recovery.ask(fresh_folder, Path(made.folder))
             self.answer(Place(folder, False, made.device, made.free_bytes))
         elif len(made.repositories) == 1:
-            found = await self.recovery.ask(look_into, Path(made.repositories[0]))
-            self.answer(Place(found.folder, True, made.device, found.free_bytes))
+            self.answer(Place(Path(made.repositories[0]), True, made.device, made.free_bytes))
         elif not made.repositories and self._purpose == "store":
             self.answer(Place(Path(made.folder) / NEW_FOLDER, False, made.device, made.free_bytes))
         else:

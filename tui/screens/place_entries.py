@@ -160,8 +160,8 @@ def _repository(folder: Folder, where: str, made: Destination) -> Entry:
     newest = f", the newest of {folder.newest:%Y-%m-%d %H:%M}" if folder.newest is not None else ""
     many = "one snapshot" if folder.snapshots == 1 else f"{folder.snapshots} snapshots"
     images = f"{many}{newest}" if folder.snapshots else "nothing in it yet"
-    room = "" if folder.read_only else f"{format_bytes(folder.free_bytes)} free; "
-    place = Place(folder.folder, True, made.device or folder.device, folder.free_bytes)
+    room = "" if made.read_only else f"{format_bytes(made.free_bytes)} free; "
+    place = Place(folder.folder, True, made.device, made.free_bytes)
     title = f"The repository {shown(str(folder.folder))}"
     return Entry(f"repository:{folder.folder}", title, f"{where}; {room}{images}", place, problem=folder.problem)
 
@@ -178,7 +178,7 @@ def _is_on(device: str, disks: Collection[str], reports: Sequence[DiskReport]) -
 
 
 def _kept_off(entry: Entry) -> Entry:
-    return replace(entry, problem=_SAVED)
+    return replace(entry, detail=entry.detail.partition(";")[0], problem=_SAVED)
 
 
 def _attached(place: Attached, purpose: Purpose) -> Entry:
@@ -190,7 +190,7 @@ def _attached(place: Attached, purpose: Purpose) -> Entry:
     words = [" ".join(word for word in (model, f"({how})" if how else "") if word)]
     if place.used_bytes is not None and purpose in WRITING:
         words.append(f"about {format_bytes(max(0, place.size_bytes - place.used_bytes))} free")
-    words.append(_INVITATIONS[purpose])
+    words += [] if place.problem else [_INVITATIONS[purpose]]
     return Entry(
         f"mount:{place.device}",
         shown(title),
