@@ -21,6 +21,7 @@ from recovery.image.machine import this_machine
 from recovery.image.manifest import Machine as MachineFacts
 from recovery.inventory import DiskReport
 from recovery.surveyor import survey_apart
+from tui.network import Network, look_at_network
 
 Leave = Literal["reboot", "poweroff"]
 
@@ -71,6 +72,9 @@ class Machine(Protocol):
 
     def health(self, disk: Disk) -> Health:
         """What the disk says of itself (SMART).  Raises DeviceError, ProgramMissing."""
+
+    def network(self) -> Network:
+        """Its network cards, their addresses, the way out.  Raises ProgramMissing, DeviceError."""
 
     def battery(self) -> str | None:
         """How full it is when the machine runs on it; None when it runs on mains."""
@@ -140,6 +144,10 @@ class LocalMachine:
     def health(self, disk: Disk) -> Health:
         """By smartctl."""
         return health(disk)
+
+    def network(self) -> Network:
+        """By ip."""
+        return look_at_network()
 
     def battery(self) -> str | None:
         """By the kernel's power supplies."""

@@ -35,9 +35,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving() -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def serving(*options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """The address that the program prints, and its process."""
-    line = recovery_line("tui", "--browser", "--port", str(free_port()))
+    line = recovery_line("tui", "--browser", "--port", str(free_port()), *options)
     process = subprocess.Popen(line, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -182,3 +182,9 @@ def test_a_port_that_is_taken_is_said_to_be(tmp_path: Path) -> None:
     assert f"Port {port}" in ended.stderr
     assert "--port" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+async def test_a_recorded_machine_is_served_too(tmp_path: Path) -> None:
+    with jobs_in(tmp_path / "jobs"), serving("--machine", "laptop") as (address, _):
+        async with page(address) as browser, terminal(browser, address) as connection:
+            await shows(connection, "What do you want to do?", "nvme0n1")

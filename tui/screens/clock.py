@@ -28,28 +28,39 @@ class ClockScreen(PlainScreen[None]):
     ClockScreen #said { height: auto; margin: 1 0 0 0; }
     """
 
+    @property
+    def _settable(self) -> bool:
+        """In a live system; a recorded one has no clock of its own."""
+        return self.recovery.machine.live and not self.recovery.machine.recorded
+
     def body(self) -> Iterable[Any]:
         """The time, and two lines to change it."""
         yield Static(now(), id="now", classes="text", markup=False)
-        if not self.recovery.machine.live:
+        if not self._settable:
             yield Static("It is set in the system that runs on this machine, not here.", classes="text")
             return
         yield Static("Date and time, such as 2026-03-01 14:05:", markup=False)
         yield Input(editable_now(), id="time")
         yield Static("Time zone, such as Europe/Berlin:", markup=False)
-        yield Input(id="zone", suggester=SuggestFromList(zones(), case_sensitive=False))
+        yield Input(id="zone")
         yield Static("", id="said", markup=False)
 
     def buttons(self) -> Iterable[Button]:
         """Back, and set."""
         yield Button("Back", id="back", compact=True)
-        if self.recovery.machine.live:
+        if self._settable:
             yield Button("Set the time", id="set-time", compact=True)
             yield Button("Set the time zone", id="set-zone", compact=True)
 
     def on_mount(self) -> None:
         """It goes on, once a second; seldom where drawing is slow."""
+        if self._settable:
+            self.run_worker(self._suggest())
         self.set_interval(10 if self.recovery.slow_line else 1, lambda: self.query_one("#now", Static).update(now()))
+
+    async def _suggest(self) -> None:
+        known = await self.recovery.ask(zones)
+        self.query_one("#zone", Input).suggester = SuggestFromList(known, case_sensitive=False)
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Enter sets what was typed."""

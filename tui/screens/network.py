@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.console import RenderableType
 
-from tui.network import Link, look_at_network
+from tui.network import Link
 from tui.screens.facts import FactsScreen, paragraph, table
 
 
@@ -25,9 +25,7 @@ class NetworkScreen(FactsScreen):
 
     def find(self) -> list[RenderableType]:
         """From ``ip``."""
-        if self.recovery.machine.recorded:
-            return [paragraph("This is a recording of a machine: it has no network.")]
-        network = look_at_network()
+        network = self.recovery.machine.network()
         facts = [paragraph(sentence, "bold") for sentence in network.sentences]
         facts += [table(_rows(link)) for link in network.links]
         facts.append(

@@ -65,6 +65,8 @@ class ToolsScreen(PlainScreen[None]):
         """Those that this machine has."""
         live = self.recovery.machine.live
         tools = [tool for tool in _TOOLS if live or not tool.live_only]
+        if self.recovery.machine.recorded:
+            tools = [tool for tool in tools if tool.name != "shell"]  # it would be one of another machine
         yield OptionList(*(Option(tool.label, id=tool.name) for tool in tools), id="tools", markup=False)
         yield Static("", id="battery", classes="warning", markup=False)
         if not live:
