@@ -35,9 +35,13 @@ def picture(title: str, text: str, place: Path) -> None:
     console = Console(record=True, width=_COLUMNS, file=io.StringIO(), force_terminal=True)
     console.print(Text.from_ansi(text.rstrip()))
     console.save_svg(str(place), title=title)
-    # rich names a font to be fetched from the network: a picture needs none.
-    drawn = re.sub(r"\s*@font-face \{.*?\}\n", "\n", place.read_text(), flags=re.DOTALL)
-    place.write_text(drawn.replace("Fira Code", "DejaVu Sans Mono"))
+    place.write_text(without_web_fonts(place.read_text()))
+
+
+def without_web_fonts(drawn: str) -> str:
+    """rich names a font to be fetched from the network: a picture needs none."""
+    drawn = re.sub(r"\s*@font-face \{.*?\}\n", "\n", drawn, flags=re.DOTALL)
+    return drawn.replace("Fira Code", "DejaVu Sans Mono")
 
 
 if __name__ == "__main__":
