@@ -189,6 +189,7 @@ async def test_a_disk_is_shown_with_what_sfdisk_says_and_without_health_the_reas
         await pilot.press("enter")
         await until(pilot, says(pilot, "Health: not known", "has no SMART"))
         shown = screen_text(pilot)
+        assert shown.index("Health: not known") < shown.index("Sector size")
         for words in ("Partition 1", "Partition 2", "32.0 MiB", "67,108,864 bytes", "GPT", "image file"):
             assert words in shown, words
 

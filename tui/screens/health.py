@@ -16,12 +16,14 @@ from recovery.inventory import DiskReport, PartitionReport, shown
 from recovery.units import format_bytes
 from tui.screens.base import PlainScreen
 from tui.screens.facts import FactsScreen, paragraph, table
-from tui.widgets.disk_bar import DiskBar
+from tui.widgets.disk_bar import DiskBar, describe
 from tui.widgets.disk_list import DiskList, headline, remarks, transport
 
+_TABLES = {"gpt": "GPT", "msdos": "MBR"}
 _WORDS = (
     "Serial number and WWN name one single disk: they stand on its label too. A sector is the smallest piece of a "
-    "disk that is read or written.\n\n"
+    "disk that is read or written. A partition is a part of a disk; the partition table says where each one lies, and "
+    "has one of two forms, GPT or MBR.\n\n"
     "SMART is what a disk notes about its own health: areas that could not be read, areas it has replaced by spare "
     "ones, how long it was on. A disk that fails often says so here before; one that says nothing may fail all the "
     "same."
@@ -67,10 +69,11 @@ class HealthScreen(FactsScreen):
         self._report = report
 
     def body(self) -> Iterable[Any]:
-        """What is known already stands there at once, what the disk says below it."""
+        """What the disk says comes first; what is known already stands below it at once."""
         with VerticalScroll(id="facts"):
+            yield Static(Text(f"{headline(self._report)}\n", style="bold"), id="which")
+            yield Static(f"{self.WAITING}\n", id="text", markup=False)
             yield Static(Group(*self._details()), id="details")
-            yield Static(self.WAITING, id="text", markup=False)
 
     def find(self) -> list[RenderableType]:
         """What the disk says."""
@@ -93,10 +96,9 @@ class HealthScreen(FactsScreen):
             ("Size", f"{format_bytes(disk.size_bytes)} ({disk.size_bytes:,} bytes)"),
             ("Sector size", f"{disk.logical_sector_bytes} bytes, {disk.physical_sector_bytes} inside the disk"),
             ("Kind", f"{transport(disk.transport)}, {spinning}"),
-            ("Partition table", report.table.label.upper() if report.table else "none that can be read"),
+            ("Partition table", _TABLES.get(report.table.label, report.table.label) if report.table else "none"),
         ]
         facts: list[RenderableType] = [
-            Text(headline(report), style="bold"),
             DiskBar(report, self.recovery.terminal.glyphs),
             Text(""),
             table((name, shown(value)) for name, value in rows),
@@ -131,9 +133,7 @@ def health_facts(health: Health) -> list[RenderableType]:
 
 def _partition(part: PartitionReport) -> str:
     entry, content = part.entry, part.content
-    kind = content.type if content else "nothing that is recognised"
-    words = [f"Partition {entry.number}", format_bytes(entry.length), kind]
-    words += [content.label] if content and content.label else []
-    words += [part.system] if part.system else []
+    holds = describe(part.system, content.type, content.label) if content else "nothing that is recognised"
+    words = [f"Partition {entry.number}", format_bytes(entry.length), holds]
     words += [f"about {format_bytes(part.used_bytes)} used"] if part.used_bytes is not None else []
     return shown("  ".join(words))
