@@ -114,7 +114,7 @@ def _judge(folder: Path, purpose: Purpose, machine: Machine, sources: list[Any])
     if purpose == "read":
         return (
             found,
-            "" if found.repository else "There is no repository: the folder has not what every repository has.",
+            "" if found.repository else "It is no repository: something that every repository has is missing.",
         )
     if found.read_only:
         return found, "It cannot be written: it lies on something that is read-only, or mounted for reading only."

@@ -1,0 +1,186 @@
+"""Where to: disks that are mounted, erased or refused by the list of places, driven by keys on a recorded machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+from textual.widgets import Input, OptionList
+
+from recovery.destination import Destination, NotClosed
+from tests.support.images import MIB, gpt_disk
+from tests.tui.support import FileMachine, app_for, says, until
+from tui.machine import Machine
+from tui.modals import Note, Question
+from tui.recorded import RecordedMachine, recorded_machine
+from tui.screens.base import BACK
+from tui.screens.erase import EraseScreen, WhichDiskScreen
+from tui.screens.folder import FolderScreen
+from tui.screens.place import Place, PlaceScreen
+from tui.widgets.disk_list import DiskList
+
+pytestmark = pytest.mark.asyncio
+
+
+#: A disk to be saved, an old stick, and a disc that the system was started from.
+_RECORDING = {
+    "about": "For tests.",
+    "machine": {"hostname": "recovery", "product": "Small"},
+    "disks": [
+        {
+            "name": name,
+            "size_bytes": 64 * MIB,
+            "model": "Model",
+            "serial": name,
+            "transport": "usb",
+            "boot_medium": name == "sdc",
+            "table": "gpt",
+            "partitions": [
+                {"type": "L", "size_bytes": 40 * MIB, "filesystem": {"kind": "ext4", "label": f"old-{name}"}},
+                {"type": "L", "size_bytes": 8 * MIB},
+            ],
+        }
+        for name in ("sda", "sdb", "sdc")
+    ],
+}
+
+
+@contextmanager
+def recorded(folder: Path) -> Iterator[RecordedMachine]:
+    """That machine."""
+    recording = folder / "small.json"
+    recording.write_text(json.dumps(_RECORDING))
+    (folder / "machine").mkdir()
+    with recorded_machine(recording, folder / "machine") as machine:
+        yield machine
+
+
+class Asked:
+    """A list of places, and what it gave."""
+
+    def __init__(self, pilot: Pilot[None], screen: PlaceScreen) -> None:
+        self.pilot, self.screen = pilot, screen
+        self.answers: list[object] = []
+
+    @property
+    def on_top(self) -> object:
+        return self.pilot.app.screen
+
+    async def choose(self, key: str) -> None:
+        """Choose the line of that name."""
+        places = self.screen.query_one("#places", OptionList)
+        await until(self.pilot, lambda: key in [option.id for option in places.options])
+        places.highlighted = [option.id for option in places.options].index(key)
+        await self.pilot.press("enter")
+
+    async def shown(self, screen: type, *words: str) -> None:
+        await until(self.pilot, lambda: isinstance(self.on_top, screen))
+        await until(self.pilot, says(self.pilot, *words))
+
+
+@asynccontextmanager
+async def asked(machine: Machine, screen: PlaceScreen) -> AsyncIterator[Asked]:
+    async with app_for(machine).run_test(size=(80, 24)) as pilot:  # type: ignore[arg-type]
+        app = pilot.app
+        await until(pilot, lambda: app.reports is not None)  # type: ignore[attr-defined]
+        found = Asked(pilot, screen)
+
+        async def ask() -> None:
+            found.answers.append(await app.push_screen_wait(screen))
+
+        app.begin(ask)  # type: ignore[attr-defined]
+        await until(pilot, lambda: app.screen is screen)
+        yield found
+
+
+async def test_a_disk_is_erased_only_by_its_name_and_becomes_the_place(tmp_path: Path) -> None:
+    with recorded(tmp_path) as machine:
+        async with asked(machine, PlaceScreen("store", kept_off=["/dev/sda"])) as places:
+            pilot = places.pilot
+            await places.choose("erase")
+            await places.shown(WhichDiskScreen, "it is to be saved", "this system was started from it")
+            disks = places.pilot.app.screen.query_one(DiskList)
+            assert [option.id for option in disks.options if not option.disabled] == ["/dev/sdb"]
+            await pilot.press("enter")
+            await places.shown(EraseScreen, "will be lost", "old-sdb", "Type sdb to erase it")
+            assert pilot.app.focused is not None
+            assert pilot.app.focused.id == "back"
+            await pilot.press("tab", "enter")
+            await places.shown(EraseScreen, "Its name was not typed", "Nothing was erased")
+            await pilot.press(*"sda", "enter", "enter")
+            await places.shown(EraseScreen, "sda is not its name")
+            await pilot.press("escape")
+            await places.shown(PlaceScreen)
+            assert [len(report.partitions) for report in machine.survey()] == [2, 2, 2]
+            await places.choose("erase")
+            await places.shown(WhichDiskScreen, "sdb")
+            await pilot.press("enter")
+            await places.shown(EraseScreen, "Type sdb to erase it")
+            pilot.app.screen.query_one("#name", Input).focus()
+            await pilot.press(*"sdb", "enter", "enter")
+            await until(pilot, lambda: bool(places.answers))
+        (place,) = places.answers
+        assert isinstance(place, Place)
+        assert (place.folder.name, place.exists, place.device) == ("recovery", False, "/dev/sdb1")
+        assert [len(report.partitions) for report in machine.survey()] == [2, 1, 2]
+
+
+class UncleanMachine(FileMachine):
+    """Its one filesystem was not closed cleanly."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.mended = False
+
+    def destinations(self) -> list[Destination]:
+        return []
+
+    def mount(self, device: Path, *, read_only: bool = False, unclean: bool = False) -> Destination:
+        if not unclean:
+            raise NotClosed(f"{device}: it was not closed cleanly", "Mounting it writes to it.")
+        self.mended = True
+        return Destination(str(device), str(self.folder), "ext4", "", 1 << 40, 1 << 39, False, ())
+
+
+async def test_what_was_not_closed_is_put_in_order_only_after_asking(tmp_path: Path) -> None:
+    disk = gpt_disk(tmp_path / "sda.img", 32 * MIB, 16 * MIB, content_mib=1)
+    machine = UncleanMachine(tmp_path)
+    async with asked(machine, PlaceScreen("store")) as places:
+        await places.choose(f"mount:{disk}1")
+        await places.shown(Question, "was not closed cleanly", "do not")
+        await places.pilot.press("enter")  # Cancel has the focus
+        await places.shown(PlaceScreen)
+        assert not machine.mended
+        await places.choose(f"mount:{disk}1")
+        await places.shown(Question, "was not closed cleanly")
+        await places.pilot.press("tab", "enter")
+        await until(places.pilot, lambda: bool(places.answers))
+    assert machine.mended
+    assert places.answers == [Place(tmp_path / "recovery", False, f"{disk}1", 1 << 39)]
+
+
+async def test_a_folder_that_is_no_repository_is_not_read_from(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    async with asked(FileMachine(tmp_path), PlaceScreen("read")) as places:
+        pilot = places.pilot
+        await places.choose("folder")
+        await places.shown(FolderScreen)
+        await pilot.press(*str(tmp_path / "empty"), "enter")
+        await places.shown(FolderScreen, "It is no repository")
+        await pilot.press("escape")
+        await places.shown(PlaceScreen)
+        await pilot.press("escape")
+        await until(pilot, lambda: places.answers == [BACK])
+
+
+async def test_a_filesystem_without_a_repository_is_said_to_have_none(tmp_path: Path) -> None:
+    with recorded(tmp_path) as machine:
+        async with asked(machine, PlaceScreen("read")) as places:
+            await places.choose("mount:/dev/sda1")
+            await places.shown(Note, "No repository was found on sda1")
+            await places.pilot.press("enter")
+            await places.shown(PlaceScreen, "Cannot be chosen: No repository was found in it")
