@@ -56,6 +56,11 @@ def phase(view: JobView) -> str:
     """What it is at."""
     if view.asks:
         return "It waits for its plan to be agreed to, on the screen that shows the plan."
+    if view.stuck:
+        return (
+            "It does not end, because a device does not answer: it ends when that does, or is unplugged. "
+            "This screen can be left."
+        )
     if view.stopping:
         return "It is being stopped at once ..."
     words = ""

@@ -221,6 +221,37 @@ async def test_what_is_damaged_in_a_repository_is_seen_on_the_map_of_its_check(
         assert decode_cells(screen.view.map[0].cells) == Cell.UNREADABLE * chunk + Cell.CHECKED * (2048 - chunk)
 
 
+class MapApp(App[None]):
+    """Nothing but a map."""
+
+    def __init__(self, shown: DiskMap) -> None:
+        super().__init__()
+        self._map = shown
+
+    def compose(self) -> ComposeResult:
+        yield self._map
+
+
+@pytest.mark.parametrize(
+    ("height", "disks", "rows"), [(4, 2, [1, 1]), (7, 2, [2, 3]), (7, 1, [6]), (6, 5, [1, 1, 1]), (2, 3, [1])]
+)
+async def test_disks_share_the_room_and_what_has_none_is_counted(height: int, disks: int, rows: list[int]) -> None:
+    shown = DiskMap(ascii_only=True, seconds=0.05)
+    async with MapApp(shown).run_test(size=(70, height)) as pilot:
+        shown.show([MappedDisk(f"sd{number}", 1 << 30, "t1000") for number in range(disks)])
+        await until(pilot, says(pilot, "sd0, 1.00 GiB"))
+        drawn: list[int] = []
+        for line in screen_text(pilot).splitlines():
+            if line.startswith("sd"):
+                drawn.append(0)
+            else:
+                assert line == "-" * 70
+                drawn[-1] += 1
+        assert drawn == rows
+        left_out = disks - len(rows)
+        assert not left_out or f"{left_out} more disks are not shown" in screen_text(pilot)
+
+
 async def test_only_what_changed_of_the_map_is_drawn_again() -> None:
     drawn: list[Region] = []
 
@@ -231,11 +262,7 @@ async def test_only_what_changed_of_the_map_is_drawn_again() -> None:
             drawn.extend(regions)
             return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
 
-    class MapApp(App[None]):
-        def compose(self) -> ComposeResult:
-            yield Watched(ascii_only=False, seconds=0.05)
-
-    async with MapApp().run_test(size=(64, 5)) as pilot:
+    async with MapApp(Watched(ascii_only=False, seconds=0.05)).run_test(size=(64, 5)) as pilot:
         shown = pilot.app.query_one(Watched)
         shown.show([MappedDisk("sda", 1 << 30, "t256")])
         await until(pilot, says(pilot, "░" * 64))

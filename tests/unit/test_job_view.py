@@ -257,6 +257,7 @@ def test_a_job_that_does_not_end_at_once_is_killed(job: Recorded, clock: Clock) 
         assert not view.stuck
         clock.now += 10
         assert view.stuck
+        assert "a device does not answer" in job_words.phase(view)
 
 
 def test_a_job_that_is_watched_no_longer_goes_on_and_is_not_looked_at(job: Recorded) -> None:

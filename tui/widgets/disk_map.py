@@ -126,7 +126,8 @@ class DiskMap(Widget):
         rows: list[tuple[bool, str]] = []
         for number, disk in enumerate(shown_disks):
             own = (height - len(rows)) // (len(shown_disks) - number)
-            rows.append((True, _title(disk, len(self._disks) - len(shown_disks) if own <= 2 else 0)))
+            last = number == len(shown_disks) - 1
+            rows.append((True, _title(disk, len(self._disks) - len(shown_disks) if last else 0)))
             try:
                 cells = decode_cells(disk.cells)
             except ValueError:
@@ -160,8 +161,10 @@ class DiskMap(Widget):
 
 
 def _title(disk: MappedDisk, more: int) -> str:
-    others = f"; {more} more disks are not shown" if more else ""
-    return f"{shown(disk.name)}, {format_bytes(disk.size_bytes)}, from its beginning to its end{others}:"
+    place = ", from its beginning to its end:"
+    if more:
+        place = "; one more disk is not shown" if more == 1 else f"; {more} more disks are not shown"
+    return f"{shown(disk.name)}, {format_bytes(disk.size_bytes)}{place}"
 
 
 def _difference(row: int, before: str, after: str) -> Region:
