@@ -20,7 +20,7 @@ from tui.contents import StoredFiles, list_files
 from tui.images import Listing, StoredImage, disk_words
 from tui.screens.base import StepScreen
 from tui.screens.images import IMAGE_WORDS, ImagesScreen
-from tui.widgets.disk_bar import DiskBar, segments_of_image
+from tui.widgets.disk_bar import DiskBar, content_words, segments_of_image
 
 #: What is wanted of an image: to put it back, to have it checked, or gone.
 Wanted = Literal["restore", "verify", "audit", "forget"]
@@ -131,10 +131,8 @@ class DetailsScreen(StepScreen[Wanted]):
 
 
 def _partition(part: ImagePartition) -> str:
-    content = part.content
     name = f"Partition {part.number}" if part.number else "The whole disk"
-    words = [name, format_bytes(part.length), content.type if content else "nothing that is recognised"]
-    words += [content.label] if content and content.label else []
+    words = [name, format_bytes(part.length), content_words(part.content) or "nothing that is recognised"]
     saved = {
         "map": f"{format_bytes(part.used_bytes)} used",
         "swap-header": "swap: needs no saving but its first bytes",

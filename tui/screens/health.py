@@ -16,7 +16,7 @@ from recovery.inventory import DiskReport, PartitionReport, shown
 from recovery.units import format_bytes
 from tui.screens.base import PlainScreen
 from tui.screens.facts import FactsScreen, paragraph, table
-from tui.widgets.disk_bar import DiskBar, describe
+from tui.widgets.disk_bar import DiskBar, content_words
 from tui.widgets.disk_list import DiskList, headline, remarks, transport
 
 _TABLES = {"gpt": "GPT", "msdos": "MBR"}
@@ -132,8 +132,8 @@ def health_facts(health: Health) -> list[RenderableType]:
 
 
 def _partition(part: PartitionReport) -> str:
-    entry, content = part.entry, part.content
-    holds = describe(part.system, content.type, content.label) if content else "nothing that is recognised"
+    entry = part.entry
+    holds = part.system or content_words(part.content) or "nothing that is recognised"
     words = [f"Partition {entry.number}", format_bytes(entry.length), holds]
     words += [f"about {format_bytes(part.used_bytes)} used"] if part.used_bytes is not None else []
     return shown("  ".join(words))
