@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -184,3 +185,46 @@ async def test_a_filesystem_without_a_repository_is_said_to_have_none(tmp_path: 
             await places.shown(Note, "No repository was found on sda1")
             await places.pilot.press("enter")
             await places.shown(PlaceScreen, "Cannot be chosen: No repository was found in it")
+
+
+async def test_a_filesystem_on_a_disk_that_is_saved_is_no_place_although_it_is_mounted(tmp_path: Path) -> None:
+    with recorded(tmp_path) as machine:
+        machine.mount(Path("/dev/sda1"))
+        machine.mount(Path("/dev/sdb1"), read_only=True)
+        async with asked(machine, PlaceScreen("store", kept_off=["/dev/sda"])) as places:
+            await places.shown(PlaceScreen, "on the disk that it is made of", "mounted for reading only")
+            options = places.screen.query_one("#places", OptionList).options
+            assert {option.id for option in options if option.disabled} == {"new:/dev/sda1", "mount:/dev/sdc1"}
+            await places.choose("mount:/dev/sdb1")
+            await until(places.pilot, lambda: bool(places.answers))
+        (place,) = places.answers
+        assert isinstance(place, Place)
+        assert place.device == "/dev/sdb1"
+        assert [made.read_only for made in machine.destinations()] == [False, False]
+
+
+class SlowMachine(UncleanMachine):
+    """Mounting takes until the test lets it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.go_on = threading.Event()
+
+    def mount(self, device: Path, *, read_only: bool = False, unclean: bool = False) -> Destination:
+        self.go_on.wait(60)
+        return super().mount(device, read_only=read_only, unclean=True)
+
+
+async def test_the_list_can_be_left_while_a_filesystem_is_being_mounted(tmp_path: Path) -> None:
+    disk = gpt_disk(tmp_path / "sda.img", 32 * MIB, 16 * MIB, content_mib=1)
+    machine = SlowMachine(tmp_path)
+    async with asked(machine, PlaceScreen("store")) as places:
+        await places.choose(f"mount:{disk}1")
+        await places.shown(PlaceScreen, "Mounting sda.img1")
+        await places.pilot.press("escape")
+        await until(places.pilot, lambda: places.answers == [BACK])
+        machine.go_on.set()
+        await until(places.pilot, lambda: machine.mended)
+        await places.pilot.press("f1")
+        await until(places.pilot, says(places.pilot, "Help"))
+        assert places.answers == [BACK]

@@ -20,7 +20,7 @@ from recovery.units import format_bytes
 from tui.screens.base import StepScreen
 
 #: So many entries of a folder are listed; a larger one can be marked as a whole.
-_LISTED = 2000
+_LISTED = 500
 _HERE, _UP = "here", "up"
 
 
@@ -44,7 +44,7 @@ class BrowseScreen(StepScreen[tuple[Path, ...]]):
         "Backspace goes one folder up. The line below the list says how much is marked.\n\n"
         "Documents and pictures of people are in 'Users' (Windows) or 'home' (Linux)."
     )
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("backspace", "up", "Folder up")]
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("backspace", "up", "Folder up", key_display="Backspace")]
     DEFAULT_CSS = """
     BrowseScreen #path { height: auto; text-style: bold; }
     BrowseScreen #files { height: 1fr; }
@@ -142,7 +142,8 @@ class BrowseScreen(StepScreen[tuple[Path, ...]]):
         files = self.query_one("#files", OptionList)
         files.replace_option_prompt(_HERE, self._line_here())
         for name, entry in self._listed.items():
-            files.replace_option_prompt(name, self._line(entry))
+            if path in (entry.path, self._at):  # of a large folder, drawing every line again takes its time
+                files.replace_option_prompt(name, self._line(entry))
         self._count()
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:

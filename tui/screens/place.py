@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator
+import contextlib
+from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +36,10 @@ _NOT_CLOSED = (
     "stored there, what was left unfinished is put in order, and that writes to it.\n\n"
     "If it is a disk that is to be rescued, do not. If it is the disk that you keep images on, it is all right."
 )
+
+
+class _Left(Exception):
+    """The screen was left meanwhile: nobody waits for what comes now."""
 
 
 class PlaceScreen(StepScreen[Place]):
@@ -153,16 +158,29 @@ class PlaceScreen(StepScreen[Place]):
         entry = next((entry for entry in self._entries if entry.key == event.option.id), None)
         if entry is None or self._busy:
             return
-        if entry.place is not None:
-            self.answer(entry.place)
+        place = entry.place
+        if place is not None and self._purpose == "files" and entry.key.startswith("new:"):
+            self._begin(lambda: self._make_folder_in(place))
+            return
+        if place is not None:
+            self.answer(place)
             return
         match entry.action:
             case "mount":
-                self.recovery.begin(lambda: self._use_device(entry))
+                self._begin(lambda: self._use_device(entry))
             case "erase":
-                self.recovery.begin(self._erase)
+                self._begin(self._erase)
             case "folder":
-                self.recovery.begin(self._name_folder)
+                self._begin(self._name_folder)
+
+    def _begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do it for as long as this screen is there: a disk may take its time, and nobody has to wait for it."""
+
+        async def guarded() -> None:
+            with contextlib.suppress(_Left):
+                await work()
+
+        self.recovery.begin(guarded)
 
     async def _use_device(self, entry: Entry, unclean: bool = False) -> None:
         """Mount it; where it holds one repository, or room for one, that is the answer."""
@@ -180,11 +198,12 @@ class PlaceScreen(StepScreen[Place]):
         await self._take(made)
 
     async def _take(self, made: Destination) -> None:
-        if self._purpose == "look":
+        if not self.is_current:  # the person reads the help: the list shows it
+            self._begin_looking()
+        elif self._purpose == "look":
             self.answer(Place(Path(made.folder), True, made.device, made.free_bytes))
         elif self._purpose == "files":
-            folder = await self.recovery.ask(fresh_folder, Path(made.folder))
-            self.answer(Place(folder, False, made.device, made.free_bytes))
+            await self._make_folder_in(Place(Path(made.folder), False, made.device, made.free_bytes))
         elif len(made.repositories) == 1:
             self.answer(Place(Path(made.repositories[0]), True, made.device, made.free_bytes))
         elif not made.repositories and self._purpose == "store":
@@ -197,6 +216,11 @@ class PlaceScreen(StepScreen[Place]):
                 )
                 await self.recovery.push_screen_wait(Note("No repository there", text))
             self._begin_looking()
+
+    async def _make_folder_in(self, place: Place) -> None:
+        """A name for a folder that is not there yet; it is made when the work begins."""
+        folder = await self._working("Looking for a free name ...", partial(fresh_folder, place.folder))
+        self.answer(Place(folder, False, place.device, place.free_bytes))
 
     async def _erase(self) -> None:
         """Which disk, what is on it, the name typed; then a new filesystem."""
@@ -221,13 +245,15 @@ class PlaceScreen(StepScreen[Place]):
             self.answer(place)
 
     async def _working(self, sentence: str, question: Callable[[], T]) -> T:
-        """Ask the machine, and say so meanwhile.  The screen can be left: what was begun goes on."""
+        """Ask the machine, and say so meanwhile.  The screen can be left, and what was begun goes on: raises _Left."""
         self._busy = True
         self._say(sentence)
         try:
             return await self.recovery.ask(question)
         finally:
             self._busy = False
+            if self not in self.app.screen_stack:
+                raise _Left
             self._say("")
 
 

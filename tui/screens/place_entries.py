@@ -104,7 +104,7 @@ def entries(
 
 
 def fresh_folder(parent: Path) -> Path:
-    """A folder for copies that is not there yet; a look at a mounted disk, for a thread."""
+    """A folder for copies that is not there yet; it looks at a disk: for a thread."""
     names = (f"{FILES_FOLDER}-{number}" if number > 1 else FILES_FOLDER for number in itertools.count(1))
     return next(parent / name for name in names if not (parent / name).exists())
 
@@ -141,9 +141,9 @@ def _mounted(
         detail = f"{where}; mounted for reading only. Choosing it lets the program write there."
         return [Entry(f"mount:{made.device}", _filesystem(made), detail, action="mount", device=Path(made.device))]
     if purpose == "files":
-        place = Place(fresh_folder(Path(made.folder)), False, made.device, made.free_bytes)
-        detail = f"{_filesystem(made)}, {where}; {format_bytes(made.free_bytes)} free"
-        return [Entry(f"new:{made.device}", f"Into the new folder {shown(str(place.folder))}", detail, place)]
+        place = Place(Path(made.folder), False, made.device, made.free_bytes)
+        detail = f"in {shown(made.folder)}, {where}; {format_bytes(made.free_bytes)} free"
+        return [Entry(f"new:{made.device}", f"A new folder on {_filesystem(made)}", detail, place)]
     found = [_repository(folder, where, made) for folder in folders]
     if found:
         return found
