@@ -132,7 +132,7 @@ class RecordedMachine:
         living = dict(filesystems(recorded))
         parts = tuple(_with_system(part, living.get(part.entry.number)) for part in report.partitions)
         own = f"/dev/{name}"
-        uses = [f"{Path(made.device).name} mounted at {made.folder}" for made in mounted.values() if _on(made, own)]
+        uses = [self._shown(f"{_name(made)} mounted at {made.folder}") for made in mounted.values() if _on(made, own)]
         disk = Disk(
             path=own,
             name=name,
@@ -226,7 +226,7 @@ class RecordedMachine:
         with self._guard:
             mounted = [made for made in self._mounted.values() if _on(made, disk.path)]
         uses = [*self._disks[disk.name].in_use]
-        uses += [f"{Path(made.device).name} mounted at {made.folder}" for made in mounted]
+        uses += [self._shown(f"{_name(made)} mounted at {made.folder}") for made in mounted]
         return [f"{disk.path} is in use: {use}." for use in uses]
 
     def _holds(self, disk: Disk, repository: Path | None) -> list[str]:
@@ -234,7 +234,11 @@ class RecordedMachine:
             return []
         folders = [self._media(disk.name, number, wanted) for number, wanted in filesystems(self._disks[disk.name])]
         inside = any(repository.is_relative_to(folder) for folder in folders)
-        return [f"{disk.path} holds the repository {repository}."] if inside else []
+        return [self._shown(f"{disk.path} holds the repository {repository}.")] if inside else []
+
+    def _shown(self, text: str) -> str:
+        """Folders where a machine would have them."""
+        return text.replace(str(self.folder / "media"), str(destination.MEDIA))
 
     def _asked(self, disk: Disk, question: Callable[[Disk], list[str]]) -> list[str]:
         place = self._places[disk.name]
@@ -360,6 +364,11 @@ def _device(name: str, number: int | None) -> Path:
     if number is None:
         return Path(f"/dev/{name}")
     return Path(f"/dev/{name}{'p' if name[-1].isdigit() else ''}{number}")
+
+
+def _name(made: destination.Destination) -> str:
+    """The device that is mounted, as the kernel calls it."""
+    return Path(made.device).name
 
 
 def _on(made: destination.Destination, disk: str) -> bool:

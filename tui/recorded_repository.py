@@ -42,14 +42,22 @@ def make_repository(recording: Recording, wanted: RecordedRepository, disks: Map
             with ExitStack() as held:
                 plan = plan_capture([disks[name]], repository, Progress(), held, level=_LEVEL)
                 captured = capture(repository, lock, plan, Progress(), options)
-            for image in wanted.images:
-                if image.disk == name:
-                    _store(repository, lock, captured, image, recording)
+            images = (image for image in wanted.images if image.disk == name)
+            for number, image in enumerate(images):
+                _store(repository, lock, captured, image, recording, first=number == 0)
             repository.store.remove(FileKind.SNAPSHOT, captured.snapshot_id)
 
 
-def _store(repository: Repository, lock: Lock, captured: CaptureResult, image: Image, recording: Recording) -> None:
-    """Another snapshot of what was captured."""
+def _store(
+    repository: Repository,
+    lock: Lock,
+    captured: CaptureResult,
+    image: Image,
+    recording: Recording,
+    *,
+    first: bool,
+) -> None:
+    """Another snapshot of what was captured; but the first, they added nothing but their manifest."""
     before = repository.find_snapshot(captured.snapshot_id).snapshot
     made = image.made.astimezone(UTC)
     manifest = _manifest(captured.manifest, image, recording, made)
@@ -63,6 +71,12 @@ def _store(repository: Repository, lock: Lock, captured: CaptureResult, image: I
                 node, content = structs.replace(node, size=length), ids
             files.append((structs.replace(node, mtime=stamp, atime=stamp, ctime=stamp), content))
         tree = store_tree(repository, packs, files, _LEVEL)
+    summary = before.summary
+    if summary is not None:
+        added = (summary.data_added, summary.data_added_packed) if first else (length, packs.written_bytes)
+        summary = structs.replace(
+            summary, backup_start=made, backup_end=made, data_added=added[0], data_added_packed=added[1]
+        )
     disk = recording.disk(image.disk)
     own = disk.wwn or disk.serial or disk.name
     repository.save_snapshot(
@@ -72,7 +86,7 @@ def _store(repository: Repository, lock: Lock, captured: CaptureResult, image: I
             tree=tree,
             hostname=image.host,
             paths=[f"/system-image/{own}"],
-            summary=None if before.summary is None else structs.replace(before.summary, backup_start=made),
+            summary=summary,
         )
     )
 

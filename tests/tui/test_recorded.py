@@ -222,10 +222,9 @@ def test_a_disk_that_is_plugged_in_brings_its_repository(machine: RecordedMachin
     assert [shot["hostname"] for shot in snapshots] == ["old-host", "old-host"]
     assert [shot["time"] for shot in snapshots] == ["2025-02-03T03:05:06Z", "2025-03-03T03:05:06Z"]
     disk = reports(machine)["sdc"].disk
-    assert disk.in_use == (f"sdc1 mounted at {made.folder}",)
-    assert f"/dev/sdc holds the repository {made.repositories[0]}." in machine.target_problems(
-        disk, Path(made.repositories[0])
-    )
+    assert disk.in_use == ("sdc1 mounted at /media/store",)
+    problems = machine.target_problems(disk, Path(made.repositories[0]))
+    assert "/dev/sdc holds the repository /media/store/recovery." in problems
     machine.unplug("sdc")
     assert len(told) == 2
     assert machine.destinations() == []
