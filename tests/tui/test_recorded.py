@@ -337,3 +337,36 @@ def test_it_needs_no_root(tmp_path: Path) -> None:
     )
     assert said.returncode == 0, said.stderr
     assert said.stdout.strip() == "['map', 'whole', 'map'] ()"
+
+
+_TELL = """
+import json, sys
+from pathlib import Path
+from tui.recorded import recorded_machine
+with recorded_machine(Path(sys.argv[1]), Path(sys.argv[2])) as machine:
+    print(json.dumps({report.disk.name: report.findings for report in machine.survey()}))
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="hiding programs and devices needs root")
+def test_what_is_missing_here_is_told_and_the_rest_is_made(tmp_path: Path) -> None:
+    """Without FUSE and the maker of FAT: the disk is shown healthy, that partition without a filesystem."""
+    place, nothing = tmp_path / "own.json", tmp_path / "nothing"
+    place.write_text(json.dumps(small()))
+    nothing.touch(mode=0o644)
+    maker = Path(run("sh", "-c", "command -v mkfs.fat").strip()).resolve()
+    hide = 'mount --bind /dev/null /dev/fuse && mount --bind "$0" "$1" && shift && exec "$@"'
+    told = run(
+        *("unshare", "--mount", "--propagation", "private", "sh", "-c", hide, nothing, maker),
+        *("env", f"RECOVERY_JOBS={tmp_path / 'jobs'}", f"PYTHONPATH={PROJECT}"),
+        *(sys.executable, "-c", _TELL, place, tmp_path / "machine"),
+    )
+    findings = json.loads(told)
+    made, faults = findings["sda"]
+    assert "mkfs.fat is not installed" in made
+    assert "it has faults; they cannot be shown here" in faults
+    assert findings["sdb"] == findings["sdd"] == []
+    parts = sfdisk_json(tmp_path / "machine" / "dev" / "sda")["partitions"]
+    root = parts[2]["start"] * 512
+    run("e2fsck", "-f", "-n", f"{tmp_path / 'machine' / 'dev' / 'sda'}?offset={root}")
+    assert read_at(tmp_path / "machine" / "dev" / "sda", parts[0]["start"] * 512, MIB) == bytes(MIB)
