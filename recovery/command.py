@@ -52,6 +52,7 @@ PACKAGES = {
     "unshare": "util-linux",
     "btrfs": "btrfs-progs",
     "e2fsck": "e2fsprogs",
+    "mkfs.ext4": "e2fsprogs",
     "fsck.exfat": "exfatprogs",
     "fsck.fat": "dosfstools",
     "ntfsfix": "ntfs-3g",
