@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recovery.cli.operations import CaptureRequest, VerifyRequest
 from recovery.cli.spawn import spawn
 from recovery.inventory import shown
 from recovery.jobs.watching import Watcher
-from tui.app import RecoveryApp
 from tui.job_view import JobView
 from tui.journey import Journey, Step
 from tui.screens.base import StepScreen
@@ -18,6 +17,9 @@ from tui.screens.disks import DisksScreen, Sources
 from tui.screens.job import JobScreen
 from tui.screens.password import OpenRepository, password_screen
 from tui.screens.place import Place, PlaceScreen
+
+if TYPE_CHECKING:
+    from tui.app import RecoveryApp
 
 
 class CaptureJourney(Journey):

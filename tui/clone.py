@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recovery.cli.operations import CloneRequest
 from recovery.cli.spawn import spawn
@@ -11,7 +11,6 @@ from recovery.errors import ExitCode
 from recovery.image.fit import misfit
 from recovery.inventory import DiskReport, shown
 from recovery.jobs.watching import Watcher
-from tui.app import RecoveryApp
 from tui.job_view import JobView
 from tui.journey import Journey, Step
 from tui.restore import breaks_of, fit_words
@@ -21,6 +20,9 @@ from tui.screens.job import JobScreen
 from tui.screens.overwrite import BreaksScreen, Options, Overwrite, OverwriteReview
 from tui.screens.target import SourceScreen, TargetScreen
 from tui.widgets.disk_bar import segments
+
+if TYPE_CHECKING:
+    from tui.app import RecoveryApp
 
 
 class CloneJourney(Journey):

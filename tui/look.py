@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recovery.cli.operations import ForgetRequest, VerifyRequest
 from recovery.cli.spawn import spawn
 from recovery.errors import RecoveryError
 from recovery.repository.repository import Repository
-from tui.app import RecoveryApp
 from tui.contents import StoredFiles, is_read_only, made_writable
 from tui.images import StoredImage
 from tui.job_view import JobView
@@ -25,6 +24,9 @@ from tui.screens.forget import ForgetReview
 from tui.screens.job import JobScreen
 from tui.screens.password import OpenRepository, password_screen
 from tui.screens.place import Place, PlaceScreen
+
+if TYPE_CHECKING:
+    from tui.app import RecoveryApp
 
 _READ_ONLY = (
     "The disk of this repository was opened for reading only, so that nothing on it changes while you look. To forget "

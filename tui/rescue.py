@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
@@ -13,7 +13,6 @@ from recovery.cli.operations import CopyRequest
 from recovery.cli.spawn import spawn
 from recovery.errors import RecoveryError
 from recovery.jobs.watching import Watcher
-from tui.app import RecoveryApp
 from tui.capture import CaptureJourney
 from tui.job_view import JobView
 from tui.journey import Journey, Step
@@ -26,6 +25,9 @@ from tui.screens.job import JobScreen
 from tui.screens.place import Place
 from tui.screens.place_entries import disk_of
 from tui.screens.rescue_places import CopyToScreen, OpenScreen
+
+if TYPE_CHECKING:
+    from tui.app import RecoveryApp
 
 _TITLE = "Save files from a broken disk"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recovery.cli.operations import RestoreRequest
 from recovery.cli.spawn import spawn
@@ -14,7 +14,6 @@ from recovery.image.manifest import ImageDisk, ImagePartition
 from recovery.inventory import DiskReport, shown
 from recovery.jobs.watching import Watcher
 from recovery.units import format_bytes
-from tui.app import RecoveryApp
 from tui.images import StoredImage
 from tui.job_view import JobView
 from tui.journey import Journey, Step
@@ -28,6 +27,9 @@ from tui.screens.password import OpenRepository, password_screen
 from tui.screens.place import Place, PlaceScreen
 from tui.screens.target import TargetScreen
 from tui.widgets.disk_bar import Segment, segments, segments_of_image
+
+if TYPE_CHECKING:
+    from tui.app import RecoveryApp
 
 
 class RestoreJourney(Journey):

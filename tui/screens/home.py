@@ -14,6 +14,7 @@ from recovery.jobs.folder import Job, list_jobs
 from recovery.jobs.watching import status_of
 from tui.glyphs import Glyphs
 from tui.screens.base import PlainScreen
+from tui.screens.job import JobScreen
 from tui.screens.menu import ENTRIES, begin_entry
 from tui.widgets.disk_list import card
 
@@ -94,8 +95,6 @@ class HomeScreen(PlainScreen[None]):
             await self._watch(job)
 
     async def _watch(self, job: str) -> None:
-        from tui.screens.job import JobScreen
-
         await self.recovery.push_screen_wait(JobScreen(job))
 
 

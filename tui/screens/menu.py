@@ -6,6 +6,13 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tui.capture import CaptureJourney
+from tui.clone import CloneJourney
+from tui.look import LookJourney
+from tui.rescue import RescueJourney
+from tui.restore import RestoreJourney
+from tui.screens.tools import ToolsScreen
+
 if TYPE_CHECKING:
     from tui.app import RecoveryApp
 
@@ -20,38 +27,26 @@ class Entry:
 
 
 async def _capture(app: RecoveryApp) -> None:
-    from tui.capture import CaptureJourney
-
     await CaptureJourney(app).run()
 
 
 async def _restore(app: RecoveryApp) -> None:
-    from tui.restore import RestoreJourney
-
     await RestoreJourney(app).run()
 
 
 async def _rescue(app: RecoveryApp) -> None:
-    from tui.rescue import RescueJourney
-
     await RescueJourney(app).run()
 
 
 async def _look(app: RecoveryApp) -> None:
-    from tui.look import LookJourney
-
     await LookJourney(app).run()
 
 
 async def _clone(app: RecoveryApp) -> None:
-    from tui.clone import CloneJourney
-
     await CloneJourney(app).run()
 
 
 async def _tools(app: RecoveryApp) -> None:
-    from tui.screens.tools import ToolsScreen
-
     await app.push_screen_wait(ToolsScreen())
 
 
