@@ -163,6 +163,21 @@ async def test_forgetting_shows_what_goes_and_stays_and_needs_the_word(world: Wo
     restic(world.repository, "check", "--read-data")
 
 
+async def test_a_restic_too_old_for_repositories_without_password_is_said_to_be(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = next((program for program in restic_binaries() if restic_version(program) < (0, 17)), None)
+    if old is None:
+        pytest.skip("no restic older than 0.17 is here")
+    monkeypatch.setenv("PATH", f"{old.parent}:{os.environ['PATH']}")
+    app = app_for(world.machine())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_details(pilot, app)
+        await pilot.click("#forget")
+        await until(pilot, says(pilot, "cannot be done", "restic 0.17 or newer"))
+        assert app.screen.query_one("#start", Button).disabled
+
+
 @needs_restic
 async def test_going_back_from_the_review_forgets_nothing(world: World) -> None:
     app = app_for(world.machine())
