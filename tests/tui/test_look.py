@@ -41,10 +41,14 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture
 def world(made: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     if RESTIC is not None:
-        monkeypatch.setenv("PATH", f"{RESTIC.parent}:{os.environ['PATH']}")
-        monkeypatch.setattr("recovery.command.SEARCH_PATH", f"{RESTIC.parent}:{os.environ['PATH']}")
+        use(RESTIC, monkeypatch)
     with living_in(made, tmp_path, own_repository=True) as there:
         yield there
+
+
+def use(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This restic is the one that is installed."""
+    monkeypatch.setattr("recovery.command.SEARCH_PATH", f"{program.parent}:{os.environ['PATH']}:/usr/sbin:/sbin")
 
 
 def restic(repository: Path, *words: str | Path) -> str:
@@ -169,7 +173,7 @@ async def test_a_restic_too_old_for_repositories_without_password_is_said_to_be(
     old = next((program for program in restic_binaries() if restic_version(program) < (0, 17)), None)
     if old is None:
         pytest.skip("no restic older than 0.17 is here")
-    monkeypatch.setenv("PATH", f"{old.parent}:{os.environ['PATH']}")
+    use(old, monkeypatch)
     app = app_for(world.machine())
     async with app.run_test(size=(80, 24)) as pilot:
         await until_details(pilot, app)
