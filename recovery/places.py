@@ -17,6 +17,7 @@ from pathlib import Path
 
 from recovery.destination import MEDIA, MOUNTABLE, Destination, describe, looks_like_repository
 from recovery.devices.disk import Disk
+from recovery.devices.live import live_system
 from recovery.devices.probe import Content, probe
 from recovery.devices.usage import System, printable
 from recovery.errors import RecoveryError
@@ -27,6 +28,9 @@ from recovery.surveyor import SILENT
 log = logging.getLogger(__name__)
 
 _PATIENCE_SECONDS = 5.0
+_MEMORY = ("tmpfs", "ramfs")
+#: The live system's own lies over memory.
+_LIVE_MEMORY = (*_MEMORY, "overlay", "rootfs")
 _EFI_SYSTEM = "c12a7328-f81f-11d2-ba4b-00a0c93ec93b"
 
 
@@ -51,7 +55,7 @@ class Attached:
 class Folder:
     """What a folder is as the place for a repository.  ``newest``: when the newest snapshot was stored.
 
-    ``problem``: why it can be none, in a sentence.
+    ``problem``: why it can be none, in a sentence.  ``fleeting``: it lies in this machine's memory.
     """
 
     folder: Path
@@ -62,6 +66,7 @@ class Folder:
     snapshots: int = 0
     newest: datetime | None = None
     problem: str = ""
+    fleeting: bool = False
 
 
 def mounted(seconds: float = _PATIENCE_SECONDS) -> list[Destination]:
@@ -128,7 +133,15 @@ def look_into(folder: Path) -> Folder:
         snapshots=count,
         newest=newest,
         problem=problem,
+        fleeting=not names and _kind_of(system, parent) in (_LIVE_MEMORY if live_system() is not None else _MEMORY),
     )
+
+
+def _kind_of(system: System, place: Path) -> str:
+    """The kind of filesystem that the folder lies in, as the kernel calls it."""
+    real = place.resolve()
+    over = [mount for mount in system.mounts if real.is_relative_to(mount.point)]
+    return max(over, key=lambda mount: len(mount.point)).kind if over else ""
 
 
 def _folder_problem(folder: Path, parent: Path, repository: bool) -> str:

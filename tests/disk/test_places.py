@@ -111,6 +111,20 @@ def test_a_folder_is_looked_into_without_its_password(tmp_path: Path) -> None:
     assert found.newest.timestamp() == 10**9 + 1
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts, which only root may")
+def test_what_lies_in_memory_is_said_to_be_lost_one_day(tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", tmp_path / "memory")
+    try:
+        assert look_into(tmp_path / "memory/new/folder").fleeting
+    finally:
+        run("umount", tmp_path / "memory")
+    image = blank(tmp_path / "disk.img", 16 * MIB)
+    run("mkfs.ext4", "-q", "-F", image)
+    with loop(image) as device, mounted_at(device, tmp_path / "disk") as folder:
+        assert not look_into(folder / "new").fleeting
+
+
 def _wait_until_free(device: Path) -> None:
     """Programs beside this test may look at the device for a moment."""
     ends = time.monotonic() + 60

@@ -18,7 +18,7 @@ from textual.widgets import Button, Input, OptionList
 from recovery.destination import Destination
 from recovery.jobs.folder import list_jobs
 from recovery.repository.repository import Repository
-from tests.support.disks import MIB, loop, mounted, run
+from tests.support.disks import MIB, blank, loop, mounted, run
 from tests.support.images import PASSWORD, domain_ranges, equal_where, gpt_disk, restic
 from tests.support.restic import restic_binaries
 from tests.tui.support import FileMachine, app_for, jobs_in, says, screen_text, until
@@ -226,16 +226,14 @@ async def test_a_disk_in_use_cannot_be_chosen_and_says_why(disks: Path, tmp_path
 
 @contextmanager
 def small_stick(folder: Path, size_bytes: int) -> Iterator[None]:
-    folder.mkdir()
-    run("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", folder)
-    try:
+    image = blank(folder.with_suffix(".img"), size_bytes)
+    run("mkfs.ext2", "-q", "-F", "-m0", "-N600", image)
+    with loop(image) as device, mounted(device, folder):
         yield
-    finally:
-        run("umount", folder)
 
 
 async def test_what_does_not_fit_is_told_before_anything_is_stored(disks: Path, tmp_path: Path) -> None:
-    with small_stick(tmp_path / "stick", 3 * MIB):
+    with small_stick(tmp_path / "stick", 4 * MIB):
         async with bench(disks, tmp_path / "stick") as screen:
             await screen.to_places()
             await screen.shown(PlaceScreen, "Cannot be chosen: It is full")

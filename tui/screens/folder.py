@@ -12,7 +12,7 @@ from recovery.errors import RecoveryError
 from recovery.places import Folder, look_into
 from tui.machine import Machine
 from tui.screens.base import PlainScreen
-from tui.screens.place_entries import Place, Purpose
+from tui.screens.place_entries import WRITING, Place, Purpose
 
 _QUESTIONS: dict[Purpose, str] = {
     "store": "Where is the repository, or where is it to be made?",
@@ -105,6 +105,8 @@ def _folder_problem(folder: Path, *, new: bool) -> str:
 def _judge(folder: Path, purpose: Purpose, machine: Machine, sources: list[Any]) -> tuple[Folder, str]:
     """What it is, and why it cannot be used; for a thread that may hang."""
     found = look_into(folder)
+    if found.fleeting and purpose in WRITING:
+        return found, "It lies in the memory of this machine: all in it is lost when the machine is switched off."
     if purpose in ("look", "files"):
         problem = _folder_problem(folder, new=purpose == "files")
         if problem or purpose == "look":
