@@ -6,6 +6,7 @@ show lies in ``FOLDER/media``, jobs in ``FOLDER/jobs``.  Nothing outside of it i
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -27,6 +28,7 @@ from recovery.inventory import DiskReport, PartitionReport
 from recovery.jobs.folder import FOLDER_VARIABLE, list_jobs
 from recovery.places import device_of
 from recovery.surveyor import survey_apart
+from recovery.units import MIB
 from tui.leaving import stop_jobs
 from tui.machine import Leave
 from tui.network import Network
@@ -89,6 +91,7 @@ class RecordedMachine:
         self._guard = threading.Lock()
         self._plugged = {disk.name: number for number, disk in enumerate(recording.disks, 1) if disk.plugged}
         self._mounted: dict[str, destination.Destination] = {}
+        self._heads = {name: self._head(name) for name in self._files}
         self._told: list[Callable[[], None]] = []
         self._timers: list[threading.Timer] = []
 
@@ -321,15 +324,26 @@ class RecordedMachine:
                 file.truncate(disk.size_bytes)
             copy_sparse(fresh, self._files[name])
         self._disks[name] = disk
+        self._heads[name] = self._head(name)
         shutil.rmtree(self._media(name, 1, wanted), ignore_errors=True)
         return self.mount(device_of(plan.disk, 1))
 
     def _find(self, device: Path) -> tuple[RecordedDisk, int | None, Filesystem]:
-        for name, disk in self._disks.items():
-            for number, wanted in filesystems(disk):
-                if name in self._plugged and _device(name, number) == device:
-                    return disk, number, wanted
+        for name in self._plugged:
+            if _is_on(str(device), f"/dev/{name}") and self._head(name) != self._heads[name]:
+                raise Refused(
+                    f"{device} was overwritten since this recording was started, and only what it says can be mounted",
+                    "Use another disk, or start the recording again.",
+                )
+            for number, wanted in filesystems(self._disks[name]):
+                if _device(name, number) == device:
+                    return self._disks[name], number, wanted
         raise UsageError(f"there is no device {device}", "It may have been unplugged.")
+
+    def _head(self, name: str) -> bytes:
+        """By which an overwritten disk is known: the place of its table and of a first superblock."""
+        with self._files[name].open("rb") as file:
+            return hashlib.sha256(file.read(MIB)).digest()
 
     def _media(self, disk: str, number: int | None, wanted: Filesystem) -> Path:
         return self.folder / "media" / media_name(disk, number, wanted)
@@ -373,7 +387,12 @@ def _name(made: destination.Destination) -> str:
 
 def _on(made: destination.Destination, disk: str) -> bool:
     """Whether what is mounted lies on a disk."""
-    return made.device == disk or (made.device.startswith(disk) and made.device[len(disk) :].lstrip("p").isdigit())
+    return _is_on(made.device, disk)
+
+
+def _is_on(device: str, disk: str) -> bool:
+    """Whether a device is a disk or a partition of it."""
+    return device == disk or (device.startswith(disk) and device[len(disk) :].lstrip("p").isdigit())
 
 
 def _with_system(part: PartitionReport, recorded: Filesystem | None) -> PartitionReport:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -234,6 +235,18 @@ def test_a_disk_that_is_plugged_in_brings_its_repository(machine: RecordedMachin
     assert len(told) == 2
 
 
+def test_disks_come_and_go_as_it_was_recorded(tmp_path: Path, cache: Path) -> None:
+    recording = small()
+    recording["plug"] = [{"disk": "sdc", "seconds": 0.05}, {"disk": "sdb", "seconds": 0.1, "out": True}]
+    with machine_of(recording, tmp_path, cache) as machine:
+        told = threading.Semaphore(0)
+        stop = machine.watch(told.release)
+        assert told.acquire(timeout=30)
+        assert told.acquire(timeout=30)
+        assert set(reports(machine)) == {"sda", "sdc", "sdd"}
+        stop()
+
+
 @needs_fuse
 def test_jobs_are_real_and_meet_the_faults(machine: RecordedMachine) -> None:
     """Captured with the areas that cannot be read named, and restored onto the other disk: equal but there."""
@@ -257,6 +270,9 @@ def test_jobs_are_real_and_meet_the_faults(machine: RecordedMachine) -> None:
     run("e2fsck", "-f", "-n", f"{copy}?offset={root}")
     offset, length = lost[1]
     assert read_at(copy, offset, length) == bytes(length)
+    assert len(reports(machine)["sdb"].partitions) == 3
+    with pytest.raises(Refused, match="overwritten"):
+        machine.mount(Path("/dev/sdb3"))
 
 
 @needs_fuse
