@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from textual.containers import VerticalScroll
@@ -56,11 +56,15 @@ class RemoteScreen(PlainScreen[None]):
 
     def on_mount(self) -> None:
         """How it is; another screen may switch it, and a cable may be plugged in later."""
-        self._said = ""
+        self._said, self._busy = "", False
         self._show(None, ())
         self.query_one("#back").focus()
         self.run_worker(self._look(), exclusive=True, group="look")
-        self.set_interval(_LOOK_SECONDS, lambda: self.run_worker(self._look(), exclusive=True, group="look"))
+        self.set_interval(_LOOK_SECONDS, self._look_again)
+
+    def _look_again(self) -> None:
+        if not self._busy:
+            self.run_worker(self._look(), exclusive=True, group="look")
 
     async def _look(self) -> None:
         now = await self.recovery.ask(remote_help)
@@ -78,17 +82,14 @@ class RemoteScreen(PlainScreen[None]):
             self.query_one("#back").focus()
 
     def pressed(self, name: str) -> None:
-        """Switch it; off asks first when it would end this very screen."""
-        self.recovery.begin(self._switch_on if name == "on" else self._switch_off)
+        """Switch it; off asks first."""
+        if not self._busy:
+            self.recovery.begin(self._switch_on if name == "on" else self._switch_off)
 
     async def _switch_on(self) -> None:
         self._said = "Starting the server ..."
         self.query_one("#text", Static).update(self._said)
-        try:
-            await self.recovery.ask(switch_on)
-        except RecoveryError as error:
-            await self.recovery.tell(error)
-        await self._look()
+        await self._switch(switch_on)
 
     async def _switch_off(self) -> None:
         text = "All who are connected are logged out, and the password holds no longer. What runs goes on."
@@ -97,10 +98,16 @@ class RemoteScreen(PlainScreen[None]):
         buttons = [("stay", "Leave it on"), ("off", "Switch it off")]
         if await self.app.push_screen_wait(Question("Switch remote help off?", text, buttons)) != "off":
             return
+        await self._switch(switch_off)
+
+    async def _switch(self, how: Callable[[], object]) -> None:
+        self._busy = True
         try:
-            await self.recovery.ask(switch_off)
+            await self.recovery.ask(how)
         except RecoveryError as error:
             await self.recovery.tell(error)
+        finally:
+            self._busy = False
         await self._look()
 
 
