@@ -41,6 +41,7 @@ class Journey:
         """From the first screen until the last was answered, or the person went back before the first."""
         steps = self.steps()
         number, direction, barrier = 0, 1, 0
+        seen: list[int] = []  # the steps before this one that the person was asked, which is how they are counted
         while 0 <= number < len(steps):
             step = steps[number]
             screen = step.screen()
@@ -48,7 +49,8 @@ class Journey:
                 number += direction
                 continue
             screen.journey = self.title
-            screen.step = f"Step {number + 1} of {len(steps)}: {step.name}"
+            seen = [before for before in seen if before < number]
+            screen.step = f"Step {len(seen) + 1}: {step.name}"
             screen.can_go_back = number > barrier or not barrier
             answer = await self.app.push_screen_wait(screen)
             if answer is LEAVE:
@@ -58,6 +60,8 @@ class Journey:
             else:
                 step.keep(answer)
                 direction = 1
+                if not screen.passed_over:
+                    seen.append(number)
                 if step.final:
                     barrier = number + 1
             number += direction

@@ -48,6 +48,8 @@ class PlainScreen(Screen[ResultT], Generic[ResultT]):
     journey: str = ""
     step: str = ""
     can_go_back: bool = True
+    #: It gave its answer without asking.
+    passed_over: bool = False
 
     def compose(self) -> ComposeResult:
         """From the parts below."""

@@ -116,6 +116,7 @@ class UnlockScreen(StepScreen[OpenRepository]):
             if first:
                 return
         else:
+            self.passed_over = first
             self.answer(OpenRepository(self._place.folder, password, repository))
             return
         finally:
