@@ -25,9 +25,7 @@ case "$*" in
     *) exit 1 ;;
 esac
 """
-_PROFILE = """export LANG=C.UTF-8
-[ -z "$SSH_TTY" ] || recovery tui
-"""
+_PROFILE = PROJECT / "image-build/overlay/root/.bash_profile"
 _SECONDS = 60.0
 
 
@@ -44,7 +42,7 @@ def _private(folder: Path) -> None:
     _run("ip", "link", "set", "lo", "up")
     profile = folder / "root/.bash_profile"
     profile.parent.mkdir()
-    profile.write_text(_PROFILE)
+    shutil.copyfile(_PROFILE, profile)
     (folder / "run").mkdir()
     shutil.copytree("/etc", folder / "etc", symlinks=True)
     for key in (folder / "etc/ssh").glob("ssh_host_*"):

@@ -8,4 +8,8 @@ case $(tty) in
         recovery tui
         /usr/lib/recovery/welcome
         ;;
+    /dev/pts/*)
+        # Remote help: whoever logs in over the network lands in the same interface.
+        [ -z "$SSH_TTY" ] || recovery tui
+        ;;
 esac
