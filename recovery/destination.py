@@ -22,7 +22,7 @@ from recovery.command import run
 from recovery.devices.blockio import size_of
 from recovery.devices.disk import Disk, claims, disk_for
 from recovery.devices.loop import read_only_loop
-from recovery.devices.probe import Content, probe
+from recovery.devices.probe import MEMBERSHIP, Content, probe
 from recovery.devices.protection import Release, is_protected, is_released, protect, released
 from recovery.devices.usage import Mount, System, printable
 from recovery.errors import DeviceError, Refused, UsageError
@@ -37,12 +37,8 @@ _LOOKED_AT = 1000
 #: A program with mounts of its own (a job's helper) may have it a little longer.
 _LET_GO_SECONDS, _POLL_SECONDS = 5.0, 0.1
 _SAFE = "nodev,nosuid,noexec,noatime"
-_MEMBERS = {
-    "raid": "a member of a RAID array ({type})",
-    "lvm": "a member of an LVM volume group",
-    "volume": "a member of a storage pool ({type})",
-}
-_NO_PLACE = _MEMBERS | {
+_NO_PLACE = {
+    **{kind: f"{what} ({{type}})" for kind, what in MEMBERSHIP.items()},
     "crypto": "an encrypted volume ({type})",
     "swap": "swap space",
     "table": "a partition table ({type})",
@@ -261,9 +257,9 @@ def _check_writable(system: System, node: Path, name: str, disk: Disk) -> None:
 def _check_content(node: Path, content: Content | None, disk: Disk) -> None:
     """Raise Refused, with the reason, for what is no filesystem that can be a destination."""
     whole = probe(Path(disk.path), Extent(0, disk.size_bytes), disk.logical_sector_bytes)
-    if whole is not None and whole.kind in _MEMBERS:
+    if whole is not None and whole.kind in MEMBERSHIP:
         raise Refused(
-            f"{disk.path} is {_MEMBERS[whole.kind].format(type=whole.type)}: writing to a part of it breaks that",
+            f"{disk.path} is {MEMBERSHIP[whole.kind]} ({whole.type}): writing to a part of it breaks that",
             "Set up what it belongs to, and name that; or use another disk.",
         )
     if content is None:

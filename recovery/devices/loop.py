@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from recovery.devices.protection import set_read_only
 from recovery.errors import DeviceError
 from recovery.extent import Extent
 
 #: include/uapi/linux/loop.h; LOOP_CONFIGURE came with Linux 5.8.
 _LOOP_CTL_GET_FREE, _LOOP_CONFIGURE = 0x4C82, 0x4C0A
-_BLKROSET = 0x125D
 _READ_ONLY, _AUTOCLEAR = 1, 4
 #: struct loop_config: fd, block_size, struct loop_info64 (device, inode, rdevice, offset, sizelimit, number,
 #: encrypt_type, encrypt_key_size, flags, file_name, crypt_name, encrypt_key, init), reserved.
@@ -104,7 +104,7 @@ def _attach(path: Path, extent: Extent, logical_sector_bytes: int, mode: int) ->
             try:
                 fcntl.ioctl(file, _LOOP_CONFIGURE, config)
                 if mode == os.O_RDWR:  # what "blockdev --setro" did outlives whoever had this device before
-                    fcntl.ioctl(file, _BLKROSET, struct.pack("=i", 0))
+                    set_read_only(file, False)
                 # What only reads may hold it: a filesystem is not mounted where somebody else may write.
                 return device, os.open(device, os.O_RDONLY | os.O_CLOEXEC)
             except OSError as error:

@@ -18,6 +18,13 @@ from recovery.extent import Extent
 
 Kind = Literal["filesystem", "raid", "crypto", "lvm", "volume", "swap", "table", "other"]
 
+#: What a part of something larger is, by its kind.
+MEMBERSHIP: dict[Kind, str] = {
+    "raid": "a member of a RAID array",
+    "lvm": "a member of an LVM volume group",
+    "volume": "a member of a storage pool",
+}
+
 _FOUND, _NOTHING, _AMBIVALENT = 0, 2, 8
 _ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
 

@@ -72,7 +72,7 @@ def release(file: int, disk: Protectable) -> bool:
     try:
         mark.parent.mkdir(parents=True, exist_ok=True)
         mark.touch()  # first: a change of the disk has the flag set again
-        _set_read_only(file, False)
+        set_read_only(file, False)
         still = _is_read_only(file)
     except OSError as error:
         mark.unlink(missing_ok=True)
@@ -96,7 +96,7 @@ def protect(disk: Protectable) -> bool:
             if disk.diskseq is None or _diskseq(file) != disk.diskseq:
                 return False
             if not _is_read_only(file):
-                _set_read_only(file, True)
+                set_read_only(file, True)
                 mark = _mark("protected", disk.name, disk.diskseq)
                 mark.parent.mkdir(parents=True, exist_ok=True)
                 mark.touch()
@@ -110,6 +110,11 @@ def protect(disk: Protectable) -> bool:
         return False
     _mark("released", disk.name, disk.diskseq).unlink(missing_ok=True)
     return True
+
+
+def set_read_only(file: int, value: bool) -> None:
+    """Set the kernel's flag of the block device that is open as ``file``.  Raises OSError."""
+    fcntl.ioctl(file, _BLKROSET, struct.pack("=i", value))
 
 
 class Release:
@@ -145,10 +150,6 @@ def released() -> Iterator[Release]:
 
 def _mark(kind: str, name: str, diskseq: int | None) -> Path:
     return live_root() / "run/recovery" / kind / f"{name}-{diskseq}"
-
-
-def _set_read_only(file: int, value: bool) -> None:
-    fcntl.ioctl(file, _BLKROSET, struct.pack("=i", value))
 
 
 def _is_read_only(file: int) -> bool:

@@ -9,17 +9,11 @@ from pathlib import Path
 
 from recovery.devices.disk import Disk, claims
 from recovery.devices.live import carriers
-from recovery.devices.probe import Content
+from recovery.devices.probe import MEMBERSHIP, Content
 from recovery.devices.protection import is_protected
 from recovery.devices.usage import System
 
 _READERS_SECONDS, _POLL_SECONDS = 1.0, 0.02
-
-_MEMBERSHIP = {
-    "raid": "a member of a RAID array",
-    "lvm": "a member of an LVM volume group",
-    "volume": "a member of a storage pool",
-}
 
 
 def disks_under(path: Path) -> frozenset[str]:
@@ -70,10 +64,10 @@ def members(disk: Disk, contents: Mapping[str, Content | None]) -> list[str]:
     """
     found = []
     for where, content in contents.items():
-        if content is None or content.kind not in _MEMBERSHIP:
+        if content is None or content.kind not in MEMBERSHIP:
             continue
         named = "".join(f" {word}" for word in (content.label and f"{content.label!r}", content.uuid) if word)
-        what = f"{where[:1].upper()}{where[1:]} of {disk.path} is {_MEMBERSHIP[content.kind]} ({content.type}{named})"
+        what = f"{where[:1].upper()}{where[1:]} of {disk.path} is {MEMBERSHIP[content.kind]} ({content.type}{named})"
         found.append(f"{what}: overwriting it breaks what the other members hold.")
     return found
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recovery.devices.mapfile import MapError
-from recovery.devices.probe import Content
+from recovery.devices.probe import MEMBERSHIP, Content
 from recovery.errors import DeviceError, ProgramMissing
 from recovery.extent import Extent, Extents
 from recovery.filesystems import btrfs, ext, f2fs, fat, hfsplus, ntfs, xfs
@@ -124,10 +124,8 @@ _FAMILIES = {
 
 _NO_MAP_KNOWN = {
     "filesystem": "a {type} filesystem, whose used areas are not known here",
-    "raid": "a member of a RAID array ({type})",
+    **{kind: f"{what} ({{type}})" for kind, what in MEMBERSHIP.items()},
     "crypto": "an encrypted volume ({type})",
-    "lvm": "a member of an LVM volume group",
-    "volume": "a member of a storage pool ({type})",
     "swap": "swap space",
     "table": "it holds a partition table of its own ({type})",
     "other": "what is on it could not be identified for certain ({type})",

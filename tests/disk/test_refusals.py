@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.support.captured import Captured, small_disk_captured
 from tests.support.disks import MIB, blank, loop, mounted, partitioned, run, sfdisk_json, sha256
-from tests.support.fleet import SMALL_BYTES, Fleet, noise, small_disk
+from tests.support.fleet import SMALL_BYTES, noise
 from tests.support.members import lvm_member
 from tests.support.program import on_terminal, recovery, refused
 
 pytestmark = pytest.mark.disk
 
 
-@dataclass(frozen=True)
-class Captured:
-    """A disk and the repository with its image."""
-
-    disk: Fleet
-    repository: Path
-
-
 @pytest.fixture(scope="module")
 def captured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Captured]:
-    folder = tmp_path_factory.mktemp("refusals")
-    disk = small_disk(folder / "disk.img", folder)
-    before = sha256(disk.image)
-    recovery("init", repository=folder / "repository")
-    recovery("capture", disk.image, repository=folder / "repository")
-    yield Captured(disk, folder / "repository")
-    assert sha256(disk.image) == before
+    made = small_disk_captured(tmp_path_factory.mktemp("refusals"))
+    before = sha256(made.disk.image)
+    yield made
+    assert sha256(made.disk.image) == before
 
 
 @pytest.fixture

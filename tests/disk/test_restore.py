@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.support.captured import Captured, small_disk_captured
 from tests.support.disks import KIB, MIB, blank, loop, overwrite, partitioned, read_at, run, sfdisk_json, sha256
 from tests.support.fleet import (
     SMALL_BYTES,
-    Fleet,
     check_filesystem,
     contents,
     equal_ranges,
     noise,
     signatures,
-    small_disk,
     used_by_partclone,
 )
 from tests.support.program import interrupt_when, on_terminal, recovery, refused, start
@@ -26,22 +24,9 @@ from tests.support.program import interrupt_when, on_terminal, recovery, refused
 pytestmark = pytest.mark.disk
 
 
-@dataclass(frozen=True)
-class Captured:
-    """A disk and the repository with its image."""
-
-    disk: Fleet
-    repository: Path
-
-
 @pytest.fixture(scope="module")
 def captured(tmp_path_factory: pytest.TempPathFactory) -> Captured:
-    folder = tmp_path_factory.mktemp("restore")
-    disk = small_disk(folder / "disk.img", folder)
-    repository = folder / "repository"
-    recovery("init", repository=repository)
-    recovery("capture", disk.image, repository=repository)
-    return Captured(disk, repository)
+    return small_disk_captured(tmp_path_factory.mktemp("restore"))
 
 
 def assert_restored(captured: Captured, target: Path, work: Path) -> None:

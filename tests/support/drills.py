@@ -29,6 +29,7 @@ from recovery.repository import crypto, lock
 from recovery.repository.packer import PackWriter
 from recovery.repository.repository import Repository
 from tests.support.disks import KIB, MIB, overwrite, partitioned
+from tests.support.faults import in_child
 from tests.support.images import PASSWORD, restic
 from tests.support.restic import restic_binaries
 
@@ -219,6 +220,22 @@ def blobs_known_to_restic(folder: Path) -> set[str]:
 def names(folder: Path, kind: str) -> set[str]:
     """The repository files of a kind, without what is still being written."""
     return {path.name for path in (folder / kind).rglob("*") if path.is_file() and "-tmp-" not in path.name}
+
+
+def stores_what_lacks(bench: Bench, folder: Path, source: Path, chunks: Chunks) -> set[str]:
+    """The next capture stores only the chunks that no index names yet, and its image comes back equal.
+
+    Ids of the data blobs that the repository held before.
+    """
+    known = blobs_known_to_restic(folder)
+    again = in_child(lambda: store(folder, source))
+    assert again.done, again
+    assert again.result["new"] == chunks.lacking(known), again
+    target = bench.work / "restored.img"
+    target.unlink(missing_ok=True)
+    assert restored(folder, target).complete
+    assert equal(source, target)
+    return known
 
 
 # -- comparing

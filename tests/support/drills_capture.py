@@ -14,15 +14,13 @@ from tests.support.disks import MIB
 from tests.support.drills import (
     Bench,
     Chunks,
-    blobs_known_to_restic,
     drill,
-    equal,
     make_repository,
     make_source,
     names,
     restic_finds_nothing_wrong,
-    restored,
     store,
+    stores_what_lacks,
 )
 from tests.support.faults import Steps, in_child
 
@@ -44,14 +42,7 @@ def _shape(folder: Path) -> tuple[tuple[int, ...], tuple[int, ...]]:
 def _goes_on(bench: Bench, folder: Path, source: Path, chunks: Chunks) -> None:
     """After a cut: restic finds nothing wrong, and the next capture stores only what no index names."""
     restic_finds_nothing_wrong(folder)
-    known = blobs_known_to_restic(folder)
-    again = in_child(lambda: store(folder, source))
-    assert again.done, again
-    assert again.result["new"] == chunks.lacking(known), again
-    target = bench.work / "restored.img"
-    target.unlink(missing_ok=True)
-    assert restored(folder, target).complete
-    assert equal(source, target)
+    stores_what_lacks(bench, folder, source, chunks)
 
 
 def _cut_at(folder: Path, source: Path, step: int, torn: bool, power_seed: int | None = None) -> int | None:

@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.disks import run, sha256
+from tests.support.program import ROOT
 from tests.vm.live import BOOT_SECONDS, IMAGE, Live, leave_interface, live
 from tests.vm.machine import Bus, Disk, Machine, Medium, started
 from tests.vm.tempting_disks import tempting
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
 
-_KERNEL = "boot=recovery noresume nohibernate systemd.gpt_auto=0 quiet loglevel=3 console=tty0 console=ttyS0,115200n8"
+_OPTIONS = ROOT / "image-build" / "boot" / "options"
 
 
 @pytest.fixture(scope="module")
@@ -40,8 +41,9 @@ def untouched(disks: tuple[Disk, ...]) -> Iterator[None]:
 def from_memory_of_another(disks: tuple[Disk, ...]) -> Machine:
     """A machine whose kernel and initrd came from elsewhere: the medium is not there yet."""
     medium = run("blkid", "-p", "-o", "value", "-s", "UUID", IMAGE).strip()
+    options = _OPTIONS.read_text().strip().replace("@UUID@", medium)
     netboot = IMAGE.parent / "netboot"
-    kernel = (netboot / "vmlinuz", netboot / "initrd.img", f"{_KERNEL} recovery.medium={medium}")
+    kernel = (netboot / "vmlinuz", netboot / "initrd.img", f"{options} console=tty0 console=ttyS0,115200n8")
     return Machine(disks=disks, kernel=kernel)
 
 
