@@ -63,6 +63,29 @@ def live_system() -> LiveSystem | None:
     return LiveSystem(build.version, built, named[-1] if named else "")
 
 
+@dataclass(frozen=True, slots=True)
+class MediumCheck:
+    """What the check of the medium found that the boot menu offers: the files that are not as they were made."""
+
+    damaged: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.damaged
+
+
+def medium_check() -> MediumCheck | None:
+    """What the check at the start found; None where there was none.
+
+    The first steps (initramfs) wrote it: ``passed``, or ``failed`` and the files' names, one a line.
+    """
+    try:
+        verdict, *names = (live_root() / "run/recovery/medium-check").read_text(errors="replace").splitlines() or [""]
+    except OSError:
+        return None
+    return MediumCheck(() if verdict == "passed" else tuple(names) or ("sha256sum.txt",))
+
+
 def carriers(system: System) -> frozenset[str]:
     """The kernel's names of the devices that carry a mounted medium of a live system, ours or another."""
     media = [Path(folder) for folder in _BOOT_MEDIA if os.path.ismount(folder)]

@@ -6,34 +6,23 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from recovery.devices.live import MediumCheck, medium_check
+from tests.support.captured import Captured, small_disk_captured
 from tests.support.disks import MIB, blank, loop, run, sha256
-from tests.support.fleet import SMALL_BYTES, Fleet, check_filesystem, noise, small_disk
+from tests.support.fleet import SMALL_BYTES, check_filesystem, noise
 from tests.support.live import Live, live, medium
 from tests.support.program import interrupt_when, job_of, on_terminal, recovery, refused, start
 
 pytestmark = pytest.mark.disk
 
 
-@dataclass(frozen=True)
-class Captured:
-    """A disk and the repository with its image."""
-
-    disk: Fleet
-    repository: Path
-
-
 @pytest.fixture(scope="module")
 def captured(tmp_path_factory: pytest.TempPathFactory) -> Captured:
-    folder = tmp_path_factory.mktemp("live")
-    disk = small_disk(folder / "disk.img", folder)
-    recovery("init", repository=folder / "repository")
-    recovery("capture", disk.image, repository=folder / "repository")
-    return Captured(disk, folder / "repository")
+    return small_disk_captured(tmp_path_factory.mktemp("live"))
 
 
 @pytest.fixture
@@ -191,6 +180,27 @@ def test_another_image_than_the_one_started_from_is_no_medium(
     os.truncate(image, SMALL_BYTES + MIB)
     with loop(image) as stick:
         recovery("restore", "latest", stick, "--yes", repository=captured.repository)
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        (None, None),
+        ("passed\n", MediumCheck(())),
+        ("failed\nlive/filesystem.squashfs\nlive/vmlinuz\n", MediumCheck(("live/filesystem.squashfs", "live/vmlinuz"))),
+        ("failed\n", MediumCheck(("sha256sum.txt",))),
+        ("", MediumCheck(("sha256sum.txt",))),
+    ],
+    ids=["not-checked", "sound", "two-damaged", "none-named", "cut-short"],
+)
+def test_the_verdict_of_a_check_of_the_medium_is_known(
+    written: str | None, expected: MediumCheck | None, system: Live
+) -> None:
+    if written is not None:
+        place = system.root / "run/recovery/medium-check"
+        place.parent.mkdir(parents=True)
+        place.write_text(written)
+    assert medium_check() == expected
 
 
 def test_outside_of_the_live_system_nothing_is_protected(tmp_path: Path) -> None:
