@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ REPOSITORY = "/media/backup/recovery"
 #: The serial number of the disk that holds the repository.
 BACKUP = "BACKUP"
 #: The menu's keys.
-SERIAL_CONSOLE, IN_MEMORY = "t", "m"
+SERIAL_CONSOLE, IN_MEMORY, CHECK_MEDIUM = "t", "m", "k"
 
 #: From the switch to the prompt on an emulated processor, in seconds.
 BOOT_SECONDS = 900
@@ -43,11 +44,16 @@ class Live:
         return self.running.console.run(command, seconds, status)
 
     def device(self, serial: str) -> str:
-        """The path of the disk with that serial number (see ``Disk.id``), as ``recovery disks`` shows it."""
+        """The path of the disk with that serial number, as ``recovery disks`` shows it."""
+        path: str = self.disk(serial)["path"]
+        return path
+
+    def disk(self, serial: str) -> dict[str, Any]:
+        """What ``recovery disks`` says of the disk with that serial number (see ``Disk.id``)."""
         found = [report["disk"] for report in self.disks() if (report["disk"]["serial"] or "").endswith(serial)]
         assert len(found) == 1, f"{len(found)} disks are called {serial}: {found}"
-        path: str = found[0]["path"]
-        return path
+        disk: dict[str, Any] = found[0]
+        return disk
 
     def disks(self) -> list[dict[str, Any]]:
         """The answer of ``recovery disks --json``."""
@@ -104,6 +110,14 @@ def live(machine: Machine, folder: Path, entry: str = SERIAL_CONSOLE) -> Iterato
         running.console.send(entry)
         leave_interface(running.console)
         yield Live(running)
+
+
+def until(told: Callable[[], bool], seconds: float = 120) -> None:
+    """Ask every second until it is so; raises AssertionError when it never comes to that."""
+    ends = time.monotonic() + seconds
+    while not told():
+        assert time.monotonic() < ends, "it never came to that"
+        time.sleep(1)
 
 
 def leave_interface(console: Console) -> None:

@@ -166,6 +166,7 @@ class Running:
         seen = len(self.control.events)
         self.control.execute("device_del", id=disk.id)
         self.control.wait_for_event("DEVICE_DELETED", seconds, seen)
+        self.control.execute("blockdev-del", **{"node-name": f"disk-{disk.id}"})
 
     def picture(self, path: Path) -> None:
         """The screen, as a PNG file."""
@@ -270,7 +271,8 @@ def _block(disk: Disk) -> dict[str, object]:
             for sector in range(error.offset // 512, (error.offset + error.length + 511) // 512)
         ]
         file = {"driver": "blkdebug", "image": file, "inject-error": rules}
-    return {"driver": "raw", "node-name": f"disk-{disk.id}", "read-only": disk.read_only, "file": file}
+    whole = {"driver": "raw", "node-name": f"disk-{disk.id}", "discard": "unmap"}
+    return {**whole, "read-only": disk.read_only, "file": file}
 
 
 def _device(disk: Disk, bus: str) -> tuple[str, dict[str, object]]:
