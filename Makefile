@@ -84,7 +84,7 @@ test-vm:
 test-vm-all:
 	@PYTHON="$(PYTHON)" .ci/setup image vm
 	@PYTHON="$$PWD/.venv/bin/python" FIRMWARE="$(FIRMWARE)" image-build/build --if-changed
-	@.venv/bin/python -m pytest tests/vm --numprocesses=2 --dist=load $(PYTEST_ARGS)
+	@.venv/bin/python -m pytest tests/vm --numprocesses=2 --dist=loadgroup $(PYTEST_ARGS)
 
 lock:
 	@.ci/lock
