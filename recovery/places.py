@@ -18,7 +18,7 @@ from pathlib import Path
 from recovery.destination import MEDIA, MOUNTABLE, Destination, describe, looks_like_repository
 from recovery.devices.disk import Disk
 from recovery.devices.live import live_system
-from recovery.devices.probe import MEMBERSHIP, Content, probe
+from recovery.devices.probe import Content, probe
 from recovery.devices.usage import System, printable
 from recovery.errors import RecoveryError
 from recovery.extent import Extent
@@ -231,7 +231,7 @@ def _against_disk(report: DiskReport, read_only: bool) -> str:
         return "It is on the stick or disc that this system was started from."
     if SILENT in report.findings:
         return "Its disk does not answer."
-    if report.content is not None and report.content.kind in MEMBERSHIP:
+    if report.content is not None and report.content.kind in ("raid", "lvm", "volume"):
         return "Its disk is a member of an array or a pool: writing to a part of it breaks that."
     if disk.read_only and not read_only:
         return "Its disk cannot be written: it is read-only by its hardware."
