@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from textual.widgets import Input
 
 from recovery.cli.operations import CaptureRequest
 from recovery.cli.spawn import spawn
@@ -71,3 +72,18 @@ async def test_without_a_job_nothing_is_said_of_jobs(folder: Path) -> None:
         await until(pilot, says(pilot, "No disk was found"))
         assert isinstance(app.screen, HomeScreen)
         assert "Running" not in screen_text(pilot)
+
+
+async def test_nothing_is_drawn_while_nothing_happens(folder: Path) -> None:
+    app = app_for(FileMachine(folder))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, says(pilot, "No disk was found"))
+        await pilot.press("end", "enter")
+        await until(pilot, says(pilot, "Keyboard layout"))
+        await pilot.press("down", "enter")
+        await until(pilot, lambda: isinstance(app.focused, Input))
+        field = app.focused
+        assert isinstance(field, Input)
+        await pilot.pause(1.2)
+        assert field._cursor_visible
+        assert not field.cursor_blink

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
+from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.screen import Screen
-from textual.widgets import Button, Footer, OptionList, Static
+from textual.widgets import Button, Footer, Input, OptionList, Static
 
 from tui.modals import Help
 
@@ -79,6 +80,11 @@ class PlainScreen(Screen[ResultT], Generic[ResultT]):
 
     def pressed(self, name: str) -> None:
         """A button of this screen other than Back was pressed."""
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """No cursor blinks: each time would be drawn, over whatever line, and read out by a screen reader."""
+        if isinstance(event.widget, Input):
+            event.widget.cursor_blink = False
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """Back goes back, the others go to ``pressed``."""
