@@ -333,7 +333,7 @@ class TargetWriter(_Device):
             if self._unsynced >= _SYNC_EVERY_BYTES:
                 self.sync()
         except OSError as error:
-            raise _write_error(self.path, error) from error
+            raise self._failed(error) from error
 
     def read(self, extent: Extent) -> bytes:
         """Read from the target itself; shorter at its end."""
@@ -348,8 +348,17 @@ class TargetWriter(_Device):
             os.fsync(self._file)
             os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_DONTNEED)
         except OSError as error:
-            raise _write_error(self.path, error) from error
+            raise self._failed(error) from error
         self._unsynced = 0
+
+    def _failed(self, error: OSError) -> RecoveryError:
+        """The kernel gives a disk that went away no size, and says of a write to it that there is no room."""
+        if self.is_block and size_of(self._file) != self.size_bytes:
+            return DeviceError(
+                f"{self.path} went away while it was written",
+                "Check its cable and its power, connect it again, and run it again; see the kernel's log (dmesg).",
+            )
+        return _write_error(self.path, error)
 
     def drop_cache(self) -> None:
         """Make the next reads come from the medium.  Call after ``sync``."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from recovery.devices.blockio import SourceReader
+from recovery.devices.blockio import SourceReader, TargetWriter
 from recovery.errors import DeviceError
 from recovery.extent import Extent, Extents
 from tests.support.badblocks import BLOCK, areas_of, ddrescue_map, with_bad_blocks
@@ -242,4 +242,17 @@ def test_a_disk_that_is_pulled_out_is_said_to_have_gone(tmp_path: Path) -> None:
         run("blockdev", "--flushbufs", device)
         with pytest.raises(DeviceError, match="went away while it was read") as told:
             source.read(Extent(0, MIB), Extents([(0, MIB)]), memoryview(bytearray(MIB)))
+    assert "cable" in told.value.hint
+
+
+def test_a_target_that_is_pulled_out_is_said_to_have_gone_and_not_to_be_full(tmp_path: Path) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(bytes(4 * MIB))
+    with loop(image) as device, TargetWriter(device) as target:
+        target.write(0, b"x" * 4096)
+        target.sync()
+        os.truncate(image, 0)
+        run("losetup", "--set-capacity", device)
+        with pytest.raises(DeviceError, match="went away while it was written") as told:
+            target.write(4096, b"x" * 4096)
     assert "cable" in told.value.hint
