@@ -35,6 +35,8 @@ KEYS = {
 
 #: A screen that does not change for so long is drawn.
 _STILL_SECONDS = 1.5
+#: A key that changes nothing on the screen is not waited for any longer.
+_ANSWER_SECONDS = 20.0
 _MOST_MOVES = 40
 
 
@@ -98,15 +100,20 @@ class Terminal:
     def press(self, *keys: str) -> None:
         """Press keys, one after the other has been drawn."""
         for key in keys:
-            self._console.send(KEYS[key])
-            time.sleep(0.3)
-            self.settle()
+            self._send(KEYS[key])
 
     def type(self, text: str) -> None:
         """Type words."""
-        for character in text:
-            self._console.send(character)
+        self._send(*text)
+
+    def _send(self, *keys: str) -> None:
+        """Send keys, wait until something is drawn for them, and then until nothing more is."""
+        sent = time.monotonic()
+        for key in keys:
+            self._console.send(key)
             time.sleep(0.05)
+        while self._changed < sent and time.monotonic() - sent < _ANSWER_SECONDS:
+            time.sleep(0.1)
         self.settle()
 
     def point_at(self, words: str, key: str = "tab") -> None:
