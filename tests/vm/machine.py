@@ -96,6 +96,8 @@ class Machine:
     memory_mib: int = 1024
     processors: int = 2
     network: bool = False
+    served: Path | None = None
+    """A folder that the network offers by TFTP, with ``bootx64.efi`` to start from; the firmware tries that first."""
     ports: tuple[str, ...] = field(default=())
     """Ports that the system sees below /dev/virtio-ports; what it writes there is in ``folder/NAME.port``."""
 
@@ -219,7 +221,7 @@ def command_line(machine: Machine, folder: Path, control: int) -> list[str]:
     words += ["-chardev", f"socket,id=control,fd={control}", "-mon", "chardev=control,mode=control"]
     words += ["-device", "virtio-rng-pci", "-device", "qemu-xhci,id=usb,p2=8,p3=8", "-device", "usb-kbd,bus=usb.0"]
     words += ["-device", "pcie-root-port,id=hot,chassis=1", "-boot", "menu=off,strict=off"]
-    words += ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"] if machine.network else []
+    words += _network(machine)
     words += _firmware(machine)
     if machine.kernel is not None:
         kernel, initrd, arguments = machine.kernel
@@ -237,6 +239,14 @@ def command_line(machine: Machine, folder: Path, control: int) -> list[str]:
             properties["bootindex"] = order  # OVMF strikes out of BootOrder what has none, when anything has one
         words += ["-blockdev", json.dumps(_block(disk)), "-device", json.dumps({"driver": driver, **properties})]
     return words
+
+
+def _network(machine: Machine) -> list[str]:
+    if machine.served is not None:
+        # Without the card's own ROM, an iPXE, whose TFTP tells shim a wrong size.
+        card = "virtio-net-pci,netdev=net,romfile=,bootindex=0"
+        return ["-netdev", f"user,id=net,tftp={machine.served},bootfile=bootx64.efi", "-device", card]
+    return ["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net"] if machine.network else []
 
 
 def _firmware(machine: Machine) -> list[str]:
