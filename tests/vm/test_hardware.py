@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import random
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,7 @@ import pytest
 from tests.support.disks import MIB, blank, overwrite
 from tests.support.program import restic
 from tests.support.restic import restic_binaries
-from tests.vm.live import BACKUP, IMAGE, WORK_SECONDS, Live, backup_disk, backup_mounted, live
+from tests.vm.live import BACKUP, IMAGE, WORK_SECONDS, Live, backup_disk, backup_mounted, live, until
 from tests.vm.machine import Bus, Disk, Machine, ReadError
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(3600)]
@@ -21,20 +20,11 @@ DAMAGED = ReadError(20 * MIB + 8192, 4096)
 
 def noise(path: Path, size_bytes: int) -> Path:
     """A disk that nobody knows: all of it is captured."""
-    import random
-
     blank(path, size_bytes)
     some = random.Random(size_bytes)
     for offset in range(0, size_bytes, 16 * MIB):
         overwrite(path, offset, some.randbytes(min(16 * MIB, size_bytes - offset)))
     return path
-
-
-def until(told: Callable[[], bool], seconds: float = 120) -> None:
-    ends = time.monotonic() + seconds
-    while not told():
-        assert time.monotonic() < ends, "it never came to that"
-        time.sleep(1)
 
 
 def serials(there: Live) -> set[str]:
@@ -43,6 +33,7 @@ def serials(there: Live) -> set[str]:
 
 def test_disks_may_come_go_and_fail(tmp_path: Path) -> None:
     failing = Disk(noise(tmp_path / "failing.img", 48 * MIB), Bus.SATA, "VICTIM", errors=(DAMAGED,))
+    target = Disk(noise(tmp_path / "target.img", 48 * MIB + 512), Bus.USB, "TARGET")
     backup = Disk(backup_disk(tmp_path / "backup.img"), Bus.USB, BACKUP)
     pulled = Disk(noise(tmp_path / "pulled.img", 512 * MIB), Bus.USB, "PULLED")
     with live(Machine(disks=(failing, backup), image=IMAGE), tmp_path / "machine") as there:
@@ -51,6 +42,7 @@ def test_disks_may_come_go_and_fail(tmp_path: Path) -> None:
         there.open_backup(make=True)
         said = there.run(f"recovery capture {there.device('VICTIM')}", WORK_SECONDS, 3).text
         assert "4.00 KiB" in said, said
+        pulled_out_while_it_is_restored(there, target)
         there.running.attach(pulled)
         until(lambda: "PULLED" in serials(there))
         there.start(f"recovery capture {there.device('PULLED')}")
@@ -59,6 +51,9 @@ def test_disks_may_come_go_and_fail(tmp_path: Path) -> None:
         ended = there.ended("recovery capture")
         assert ended.status == 21, ended.text
         there.power_off()
+    wanted = bytearray(failing.path.read_bytes())
+    wanted[DAMAGED.offset : DAMAGED.offset + DAMAGED.length] = bytes(DAMAGED.length)
+    assert target.path.read_bytes()[: len(wanted)] == wanted
     program = restic_binaries()[-1]
     with backup_mounted(backup.path, tmp_path / "backup") as repository:
         restic(program, "check", "--read-data", repository=repository)
@@ -77,6 +72,26 @@ def come_and_gone(there: Live, disk: Disk) -> None:
     assert report["write_protected"], report
     there.running.detach(disk)
     until(lambda: disk.id not in serials(there))
+
+
+def pulled_out_while_it_is_restored(there: Live, target: Disk) -> None:
+    """The restore ends, and says what it left behind; when the target is back, a second one completes."""
+    there.running.attach(target)
+    until(lambda: target.id in serials(there))
+    device = there.device(target.id)
+    there.start(f"recovery restore latest {device}")
+    there.running.console.wait_for(r"Type \S+ to overwrite it", WORK_SECONDS)
+    there.running.console.send_line(device.removeprefix("/dev/"))
+    there.running.console.wait_for(r"write: [1-9]\d? %", WORK_SECONDS)
+    there.running.detach(target)
+    ended = there.ended("recovery restore")
+    assert ended.status == 21, ended.text
+    assert "partly written" in ended.text, ended.text
+    there.running.attach(target)
+    until(lambda: target.id in serials(there))
+    assert there.disk(target.id)["write_protected"]
+    said = there.restore(there.device(target.id), "--differential", status=3).text
+    assert "4.00 KiB" in said, said
 
 
 def test_after_power_cuts_the_repository_is_sound_and_the_second_run_completes(tmp_path: Path) -> None:
