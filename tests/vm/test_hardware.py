@@ -91,7 +91,7 @@ def pulled_out_while_it_is_restored(there: Live, target: Disk) -> None:
     until(lambda: target.id in serials(there))
     assert there.disk(target.id)["write_protected"]
     said = there.restore(there.device(target.id), "--differential", status=3).text
-    assert "4.00 KiB" in said, said
+    assert f"{DAMAGED.length} bytes at byte {DAMAGED.offset}" in said, said
 
 
 def test_after_power_cuts_the_repository_is_sound_and_the_second_run_completes(tmp_path: Path) -> None:
