@@ -9,6 +9,7 @@ from textual.containers import VerticalScroll
 from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
 
+from recovery.devices.live import medium_check
 from recovery.inventory import DiskReport, shown
 from recovery.jobs.folder import Job, list_jobs
 from recovery.jobs.watching import status_of
@@ -36,6 +37,7 @@ class HomeScreen(PlainScreen[None]):
     def body(self) -> Iterable[Any]:
         """Jobs, choices, disks."""
         yield Static("What do you want to do?", id="title")
+        yield Static("", id="medium", classes="warning", markup=False)
         yield OptionList(id="jobs", markup=False)
         yield OptionList(*(Option(entry.label, id=entry.name) for entry in ENTRIES), id="menu", markup=False)
         with VerticalScroll(id="disks"):
@@ -55,6 +57,7 @@ class HomeScreen(PlainScreen[None]):
         self._show_jobs()
         self.set_interval(_JOBS_SECONDS, self._show_jobs)
         self.recovery.begin(self._come_back)
+        self.recovery.begin(self._judge_medium)
 
     def show_disks(self, reports: tuple[DiskReport, ...]) -> None:
         """What was found."""
@@ -87,6 +90,19 @@ class HomeScreen(PlainScreen[None]):
             self.recovery.begin(lambda: self._watch(name))
         else:
             self.recovery.begin(lambda: begin_entry(self.recovery, name))
+
+    async def _judge_medium(self) -> None:
+        """What the check of the medium found, where one was asked for when the machine was started."""
+        machine = self.recovery.machine
+        check = await self.recovery.ask(medium_check) if machine.live and not machine.recorded else None
+        if check is None:
+            return
+        words = "The stick or disc that this system was started from was checked, and is sound."
+        if not check.passed:
+            names = shown(", ".join(check.damaged))
+            words = f"The stick or disc that this system was started from is DAMAGED ({names}). Make a new one."
+        self.query_one("#medium", Static).update(words)
+        self.query_one("#medium").display = True
 
     async def _come_back(self) -> None:
         """To what runs: the interface may have broken, or its line been lost."""
