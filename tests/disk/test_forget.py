@@ -7,6 +7,7 @@ import json
 import os
 import random
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,7 @@ def test_a_prune_that_is_cancelled_leaves_no_lock_and_a_sound_repository(program
 @pytest.mark.parametrize("tidies_up", [True, False])
 def test_a_program_that_tidies_up_is_interrupted_before_it_is_killed(tidies_up: bool, tmp_path: Path) -> None:
     """A shell that removes its lock when it is interrupted; it has set that up when its lock is there."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell cannot trap what was ignored before
     lock = tmp_path / "lock"
     script = f"trap 'rm {lock}; exit 130' INT; echo > {lock}; while :; do sleep 0.05; done"
 
@@ -121,8 +123,11 @@ def test_a_program_that_tidies_up_is_interrupted_before_it_is_killed(tidies_up: 
         if lock.exists():
             raise Cancelled("stopped")
 
-    with pytest.raises(Cancelled):
-        command.run(["bash", "-c", script], needed_for="a test", interrupt=interrupt, tidies_up=tidies_up)
+    try:
+        with pytest.raises(Cancelled):
+            command.run(["bash", "-c", script], needed_for="a test", interrupt=interrupt, tidies_up=tidies_up)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert lock.exists() is not tidies_up
 
 

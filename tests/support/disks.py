@@ -63,8 +63,8 @@ def loop(
     arguments += [f"--sizelimit={size}"] if size else []
     arguments += ["--read-only"] if read_only else []
     device = Path(run(*arguments, path).strip())
-    if not read_only:  # the flag that "blockdev --setro" sets outlives whoever had this loop device before
-        run("blockdev", "--setrw", device)
+    # What "blockdev --setro" sets, and how far the kernel reads ahead, outlives whoever had this loop device before.
+    run("blockdev", "--setra", "256", *([] if read_only else ["--setrw"]), device)
     try:
         yield device
     finally:

@@ -158,12 +158,12 @@ def _flip_sealed(blob: int, where: float) -> None:
     """Flip a bit of the blob numbered ``blob`` after it was sealed, before its pack is hashed."""
     own, seen = PackWriter.add, [0]
 
-    def add(self: PackWriter, sealed: SealedBlob) -> None:
+    def add(self: PackWriter, sealed: SealedBlob, place: Any = None) -> None:
         if seen[0] == blob:
             content = bytearray(sealed.sealed)
             content[int(len(content) * where)] ^= 4
             sealed = SealedBlob(sealed.type, sealed.id, content, sealed.raw_length)
         seen[0] += 1
-        own(self, sealed)
+        own(self, sealed, place)
 
     PackWriter.add = add  # type: ignore[assignment,method-assign]

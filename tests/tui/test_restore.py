@@ -254,9 +254,9 @@ async def test_a_restore_that_is_stopped_says_in_what_state_the_disk_is(world: W
         await until_review(pilot, app)
         await until_plan(pilot)
         (job,) = running()
-        await agree(pilot, NEW)
-        os.kill(job.pid, signal.SIGSTOP)
+        os.kill(job.pid, signal.SIGSTOP)  # it would be done before anybody could press a key
         try:
+            await agree(pilot, NEW)
             await reaches(pilot, JobScreen)
             await pilot.press("s")
             await until(pilot, says(pilot, "Stop this work?"))
