@@ -112,7 +112,7 @@ def restore(person: Person) -> None:
     """The second journey."""
     person.choose("What do you want to do", "Restore a machine")
     person.choose("Where is the repository", "backup")
-    person.answer("is protected by a password", PASSWORD)
+    person.answer("Show what I type", PASSWORD)
     person.choose("Which system image", "sda")
     person.choose("All of it, or only one partition", "The whole disk")
     person.choose("Target", "nvme0n1")

@@ -82,7 +82,7 @@ class UnlockScreen(StepScreen[OpenRepository]):
         if self._before:
             field.focus_first()
             return
-        field.display = False
+        field.display = self.query_one("#words").display = False
         self.query_one("#open").display = False
         self.query_one("#back").focus()
         self._say("Opening the repository ...")
@@ -122,7 +122,7 @@ class UnlockScreen(StepScreen[OpenRepository]):
         finally:
             self._busy = False
         if first:
-            field.display = self.query_one("#open").display = True
+            field.display = self.query_one("#words").display = self.query_one("#open").display = True
         field.focus_first()
 
 
