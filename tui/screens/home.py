@@ -36,7 +36,7 @@ class HomeScreen(PlainScreen[None]):
 
     def body(self) -> Iterable[Any]:
         """Jobs, choices, disks."""
-        yield Static("What do you want to do?", id="title")
+        yield Static("What do you want to do? Arrow keys move, Enter chooses, F1 explains.", id="title")
         yield Static("", id="medium", classes="warning", markup=False)
         yield OptionList(id="jobs", markup=False)
         yield OptionList(*(Option(entry.label, id=entry.name) for entry in ENTRIES), id="menu", markup=False)
@@ -67,7 +67,9 @@ class HomeScreen(PlainScreen[None]):
         if not reports:
             place.mount(Static("No disk was found. Plug one in: it will appear here.", markup=False))
             return
-        words = "One disk was found:" if len(reports) == 1 else f"{len(reports)} disks were found:"
+        words = "One disk was found" if len(reports) == 1 else f"{len(reports)} disks were found"
+        fills = f"{glyphs.used} used, {glyphs.free} free, {glyphs.unknown} unknown"
+        words += f" ({fills}); Tab and arrow keys show all:"
         place.mount(Static(words, classes="found"), *(Static(card(report, glyphs)) for report in reports))
 
     def _show_jobs(self) -> None:

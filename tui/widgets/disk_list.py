@@ -47,8 +47,8 @@ def headline(report: DiskReport) -> str:
     disk = report.disk
     words = [disk.name, format_bytes(disk.size_bytes), " ".join(word for word in (disk.vendor, disk.model) if word)]
     words += [transport(disk.transport)]
-    words += [f"serial {disk.serial}"] if disk.serial else []
     words += ["removable"] if disk.removable else []
+    words += [f"serial {disk.serial}"] if disk.serial else []
     return shown("  ".join(word for word in words if word))
 
 
