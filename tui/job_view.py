@@ -70,6 +70,8 @@ class JobView:
         self.plan: dict[str, Any] | None = None
         self.summary: dict[str, Any] | None = None
         self.question: str | None = None
+        #: Its question was answered, at this screen or another: it went on, or ended because of the answer.
+        self.decided = False
         self.warnings: list[str] = []
         self.errors: list[Failure] = []
         #: What was said for people, and what modules logged; the newest lines.
@@ -147,9 +149,9 @@ class JobView:
                 self.plan = event
             case "question":
                 self.question = str(event.get("text", ""))
-                self._answered = False
+                self._answered = self.decided = False
             case "answered":
-                self.question = None
+                self.question, self.decided = None, True
             case "warning":
                 self._take_warning(str(event.get("message", "")))
             case "error":

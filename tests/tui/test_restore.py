@@ -293,7 +293,9 @@ async def test_a_plan_that_is_agreed_to_at_another_screen_goes_on_at_this_one(wo
         (job,) = running()
         with attach(job) as other:
             other.order(Order("answer", NEW))
-            await through_work(pilot)
+            while not other.ended:  # this screen does not come to look before it is over
+                other.wait(0.1)
+        await through_work(pilot)
     assert same_filesystem(world.disk(OLD), world.disk(NEW))
 
 

@@ -163,9 +163,10 @@ def test_a_question_is_open_until_it_is_answered(job: Recorded) -> None:
     assert (view.question, view.asks) == ("Type sda:", True)
     view.answer("sda")
     assert not view.asks, "answered from here"
+    assert not view.decided, "the job has not taken it yet"
     job.say("answered")
     view.poll()
-    assert view.question is None
+    assert (view.question, view.decided) == (None, True)
 
 
 def test_rubbish_in_the_file_is_passed_over(job: Recorded) -> None:

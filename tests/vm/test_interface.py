@@ -125,5 +125,5 @@ def restore(person: Person) -> None:
     person.terminal.see("The result", seconds=WORK_SECONDS)
     person.press("The result", "Continue")
     person.press("What to do next", "Switch off")
-    person.press("Whatever else is running on it ends", "Switch off")
+    person.press("This machine will switch off", "Switch off now")
     person.running.wait_for_power_off(600)

@@ -176,13 +176,13 @@ class ReviewScreen(StepScreen[JobView]):
         began = time.monotonic()
         while not self._changed.is_set():
             view.poll()
+            if view.decided:
+                self.answer(view)  # agreed to, or declined, at another screen
+                return
             if view.ended:
                 self._asked = False
                 self.query_one("#start", Button).disabled = True
                 self._fail(view.errors)
-                return
-            if self._asked and view.question is None:
-                self.answer(view)  # agreed to, or declined, at another screen
                 return
             if view.question is not None and view.plan is not None and not self._asked:
                 objection = self.objection(view.plan)
