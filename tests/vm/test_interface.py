@@ -48,13 +48,6 @@ class Person:
             self.terminal.type(line)
             self.terminal.press("enter")
 
-    def switch_off(self) -> None:
-        """Through the tools."""
-        self.choose("What do you want to do", "Tools")
-        self.choose("Tools", "Switch this machine off")
-        self.press("This machine will switch off", "Switch off now")
-        self.running.wait_for_power_off(600)
-
 
 @contextmanager
 def person_at(machine: Machine, folder: Path) -> Iterator[Person]:
@@ -76,16 +69,14 @@ def test_a_person_captures_a_machine_and_brings_it_back_on_another_disk(tmp_path
     copied(made(VICTIM), source)
     before, size_bytes = sha256(source), source.stat().st_size
 
-    machine = Machine(Firmware.BIOS, (Disk(source, Bus.SATA, "VICTIM"), backup), None, IMAGE, Medium.CD)
-    with person_at(machine, tmp_path / "capture") as person:
+    blank(target, size_bytes + 700 * MIB)
+    machine = Machine(Firmware.BIOS, (Disk(source, Bus.SATA, "VICTIM"), backup), None, IMAGE, Medium.STICK)
+    with person_at(machine, tmp_path / "live") as person:
         capture(person)
+        person.running.attach(Disk(target, Bus.NVME, "BLANK"))  # the new disk is put in
+        restore(person)
     assert sha256(source) == before, "the source was written to"
     told = Captured(size_bytes, expected(VICTIM), {})
-
-    blank(target, size_bytes + 700 * MIB)
-    machine = Machine(Firmware.BIOS, (Disk(target, Bus.NVME, "BLANK"), backup), None, IMAGE, Medium.STICK)
-    with person_at(machine, tmp_path / "restore") as person:
-        restore(person)
     check(told, boot(victim, Disk(target, Bus.NVME), Firmware.BIOS, None, tmp_path / "after"))
 
     with backup_mounted(backup.path, tmp_path / "mounted") as repository:
@@ -105,7 +96,6 @@ def capture(person: Person) -> None:
     person.terminal.see("The result", seconds=WORK_SECONDS)
     person.terminal.see("The system image was made", "read back from the medium and is right")
     person.press("The result", "Continue")
-    person.switch_off()
 
 
 def restore(person: Person) -> None:
