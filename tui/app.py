@@ -17,17 +17,21 @@ from textual.signal import Signal
 from textual.theme import Theme
 
 from recovery.errors import RecoveryError
-from recovery.inventory import DiskReport
+from recovery.inventory import DiskReport, shown
+from tui.borrowed import Borrowed
 from tui.glyphs import Terminal
 from tui.machine import Machine
 from tui.modals import Note, Question
 from tui.screens.home import HomeScreen
+from tui.verdicts import Verdicts
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: From one look at the disks to the next, as a multiple of what the last one took: a slow machine has other work too.
 _PAUSE_SHARE = 2.0
+#: A disk that says nothing of its health for so long is not waited for; it may be asked again by the person.
+_HEALTH_SECONDS = 60.0
 
 _THEME = Theme(
     name="recovery",
@@ -66,7 +70,11 @@ class RecoveryApp(App[None]):
         self.reports: tuple[DiskReport, ...] | None = None
         #: Published with the reports whenever they changed.
         self.surveyed: Signal[tuple[DiskReport, ...]] = Signal(self, "surveyed")
-        self._looking = self._look_again = False
+        #: What this program mounted for the person.
+        self.borrowed = Borrowed(machine.unmount)
+        self._seen: tuple[DiskReport, ...] = ()
+        self._verdicts = Verdicts(machine.health)
+        self._looking = self._look_again = self._judging = False
         self._stop_watching: Callable[[], None] | None = None
 
     @property
@@ -158,14 +166,35 @@ class RecoveryApp(App[None]):
                     log.warning("the disks could not be listed: %s", error.message)
                     self._look_again = True  # what was seen before is still the best that is known
                 else:
-                    if seen != self.reports:
-                        self.reports = seen
-                        self.surveyed.publish(seen)
+                    self._seen = seen
+                    self._tell_disks()
+                    self.run_worker(self._judge(), name="health")
                 if not self._look_again:
                     return
                 await asyncio.sleep(_PAUSE_SHARE * (time.monotonic() - began))
         finally:
             self._looking = False
+
+    def _tell_disks(self) -> None:
+        """Everybody who follows the disks, when there is anything new of them."""
+        told = self._verdicts.told(self._seen)
+        if told != self.reports:
+            self.reports = told
+            self.surveyed.publish(told)
+
+    async def _judge(self) -> None:
+        """Each new disk's own verdict, one after the other."""
+        if self._judging:
+            return
+        self._judging = True
+        while (disk := self._verdicts.next(self._seen)) is not None:
+            try:
+                async with asyncio.timeout(_HEALTH_SECONDS):
+                    await self.ask(self._verdicts.ask, disk)
+            except TimeoutError:
+                self._verdicts.pass_over(disk)
+            self._tell_disks()
+        self._judging = False
 
     def _begin_watching(self) -> None:
         changed = partial(self.call_from_thread, self.look)
@@ -178,6 +207,14 @@ class RecoveryApp(App[None]):
             self._stop_watching = await self.ask(self.machine.watch, told)
 
         self.run_worker(begin(), name="watch")
+
+    async def give_back(self) -> None:
+        """Unmount what was mounted for the person, where nothing uses it any more; and say so."""
+        free = await self.ask(self.borrowed.give_back)
+        if free:
+            names = " and ".join(shown(device.removeprefix("/dev/")) for device in free)
+            self.notify(f"{names} {'is' if len(free) == 1 else 'are'} no longer open: you can unplug the disk.")
+            self.look()
 
     # -- errors of our own
 

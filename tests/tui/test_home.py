@@ -12,6 +12,9 @@ from textual.widgets import Input
 
 from recovery.cli.operations import CaptureRequest
 from recovery.cli.spawn import spawn
+from recovery.devices.disk import Disk
+from recovery.devices.health import Health, read_health
+from recovery.errors import DeviceError
 from recovery.jobs.folder import list_jobs
 from recovery.repository.repository import Repository
 from tests.support.disks import KIB, MIB, blank
@@ -64,6 +67,26 @@ async def test_an_interface_that_is_started_again_comes_back_to_the_job_that_run
                 await until(pilot, lambda: isinstance(app.screen, JobScreen))
             assert [job.running for job in list_jobs()] == [True]
             watcher.kill()
+
+
+class DyingDisk(FileMachine):
+    """Its disk a tells of its death; b cannot be asked."""
+
+    def health(self, disk: Disk) -> Health:
+        if disk.name == "b.img":
+            raise DeviceError("b has no SMART", "")
+        return read_health(b'{"device": {"protocol": "ATA"}, "smart_status": {"passed": false}}')
+
+
+async def test_a_dying_disk_is_said_to_be_dying_on_the_first_screen(folder: Path) -> None:
+    blank(folder / "a.img", MIB)
+    blank(folder / "b.img", MIB)
+    app = app_for(DyingDisk(folder))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, says(pilot, "THIS DISK IS DYING", "The disk itself says that it is"))
+        shown = screen_text(pilot)
+        assert shown.count("THIS DISK IS DYING") == 1
+        assert shown.index("a.img") < shown.index("THIS DISK IS DYING") < shown.index("b.img")
 
 
 async def test_without_a_job_nothing_is_said_of_jobs(folder: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from recovery.errors import RecoveryError
 from tui.capture import CaptureJourney
 from tui.clone import CloneJourney
 from tui.look import LookJourney
@@ -61,5 +62,9 @@ ENTRIES = (
 
 
 async def begin_entry(app: RecoveryApp, name: str) -> None:
-    """Begin the entry called ``name``."""
-    await next(entry for entry in ENTRIES if entry.name == name).begin(app)
+    """Begin the entry called ``name``; disks that were mounted for it are given back after it."""
+    try:
+        await next(entry for entry in ENTRIES if entry.name == name).begin(app)
+    except RecoveryError as error:
+        await app.tell(error)
+    await app.give_back()

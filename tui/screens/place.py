@@ -184,20 +184,21 @@ class PlaceScreen(StepScreen[Place]):
 
     async def _use_device(self, entry: Entry, unclean: bool = False) -> None:
         """Mount it; where it holds one repository, or room for one, that is the answer."""
-        assert entry.device is not None
+        device = entry.device
+        assert device is not None
         mount = partial(self.recovery.machine.mount, read_only=self._purpose not in WRITING, unclean=unclean)
         try:
-            made = await self._working(f"Mounting {entry.device.name} ...", partial(mount, entry.device))
+            made = await self._working(f"Mounting {device.name} ...", lambda: self.recovery.borrowed.add(mount(device)))
         except NotClosed:
-            text = _NOT_CLOSED.format(device=entry.device.name)
+            text = _NOT_CLOSED.format(device=device.name)
             buttons = [("cancel", "Cancel"), ("mount", "Put it in order and use it")]
             if await self.recovery.push_screen_wait(Question("Not closed cleanly", text, buttons)) == "mount":
                 await self._use_device(entry, unclean=True)
             return
-        self.recovery.look()  # its disk is in use now
         await self._take(made)
 
     async def _take(self, made: Destination) -> None:
+        self.recovery.look()  # its disk is in use now
         if not self.is_current:  # the person reads the help: the list shows it
             self._begin_looking()
         elif self._purpose == "look":
@@ -232,9 +233,9 @@ class PlaceScreen(StepScreen[Place]):
         if not await self.recovery.push_screen_wait(EraseScreen(plan, report)):
             return
         made = await self._working(
-            f"Erasing {report.disk.name} and making a filesystem on it ...", partial(machine.format, plan)
+            f"Erasing {report.disk.name} and making a filesystem on it ...",
+            lambda: self.recovery.borrowed.add(machine.format(plan)),
         )
-        self.recovery.look()
         await self._take(made)
 
     async def _name_folder(self) -> None:

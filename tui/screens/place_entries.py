@@ -13,6 +13,7 @@ from recovery.devices.disk import Disk
 from recovery.inventory import DiskReport, shown
 from recovery.places import Attached, Folder, attached
 from recovery.units import MIB, format_bytes
+from tui.verdicts import DYING, is_dying
 from tui.widgets.disk_list import transport
 
 #: To keep a repository; to read one; to open a filesystem and read its files; to put copies of files.
@@ -94,7 +95,7 @@ def entries(
         for place in attached(seen.reports, read_only=purpose not in WRITING)
         if str(place.device) not in held
     ]
-    found = [_judged(entry, needed_bytes, purpose) for entry in found]
+    found = [_judged(_trusted(entry, purpose, seen.reports), needed_bytes, purpose) for entry in found]
     if purpose in WRITING:
         detail = "For a new or an empty disk. What is on it now is shown first; nothing is erased before you agree."
         what = "make a new repository on it" if purpose == "store" else "put the copies on it"
@@ -204,6 +205,15 @@ def _attached(place: Attached, purpose: Purpose) -> Entry:
 def _filesystem(made: Destination) -> str:
     label = f' "{made.label}"' if made.label else ""
     return shown(f"{Path(made.device).name}: {made.filesystem or 'filesystem'}{label}, {format_bytes(made.size_bytes)}")
+
+
+def _trusted(entry: Entry, purpose: Purpose, reports: Sequence[DiskReport]) -> Entry:
+    """With a warning where what is to be kept would be on a disk that is dying."""
+    device = str(entry.device) if entry.device is not None else entry.place.device if entry.place is not None else ""
+    dying = [report.disk for report in reports if is_dying(report)]
+    if purpose not in WRITING or disk_of(device, reports) not in dying:
+        return entry
+    return replace(entry, detail=f"{DYING}: do not keep anything on it. {entry.detail}")
 
 
 def _judged(entry: Entry, needed_bytes: int, purpose: Purpose) -> Entry:

@@ -131,7 +131,7 @@ def widths(lengths: Sequence[int], cells: int) -> list[int]:
 
 
 class DiskBar:
-    """A rich renderable of two lines, as wide as it may be."""
+    """A rich renderable as wide as it may be: the bar, what its parts hold, and what was too narrow for words."""
 
     def __init__(self, of: DiskReport | Sequence[Segment], glyphs: Glyphs) -> None:
         self._segments = segments(of) if isinstance(of, DiskReport) else list(of)
@@ -141,6 +141,7 @@ class DiskBar:
         """The bar, and the words below it."""
         room = options.max_width - len(self._segments) - 1
         bar, words = Text(self._glyphs.edge, no_wrap=True), Text(" ", no_wrap=True)
+        aside: list[str] = []
         number = 0
         for segment, width in zip(
             self._segments, widths([segment.length for segment in self._segments], room), strict=True
@@ -149,9 +150,15 @@ class DiskBar:
             number += not segment.gap
             bar.append(self._fill(segment, width), None if segment.gap else colour)
             bar.append(self._glyphs.edge)
-            words.append(self._words(segment, width))
+            text = self._words(segment, width)
+            if text is None:
+                aside.append(f"{segment.number}: {_sized(segment)}")
+                text = str(segment.number) if len(str(segment.number)) <= width else ""
+            words.append(set_cell_size(text, width + 1))
         yield bar
         yield words
+        if aside:
+            yield Text("  ".join(aside))
 
     def _fill(self, segment: Segment, width: int) -> str:
         glyphs = self._glyphs
@@ -162,9 +169,15 @@ class DiskBar:
         used = min(width, -(-width * segment.used_bytes // max(1, segment.length)))
         return glyphs.used * used + glyphs.free * (width - used)
 
-    def _words(self, segment: Segment, width: int) -> str:
+    def _words(self, segment: Segment, width: int) -> str | None:
+        """What stands below a segment; None when it is told beside the bar, by its number."""
         name = "free" if segment.gap and not segment.name else segment.name
-        for text in (f"{name} {format_bytes(segment.length)}", name):
-            if cell_len(text) <= width:
-                return set_cell_size(text, width + 1)
-        return set_cell_size(set_cell_size(name, max(0, width)) if width > 2 else "", width + 1)
+        fitting = next((text for text in (_sized(segment), name) if cell_len(text) <= width), None)
+        if fitting is not None or segment.number is not None:
+            return fitting
+        return set_cell_size(name, max(0, width)) if width > 2 else ""
+
+
+def _sized(segment: Segment) -> str:
+    name = "free" if segment.gap and not segment.name else segment.name
+    return f"{name} {format_bytes(segment.length)}"
