@@ -17,6 +17,7 @@ from tui.screens.disks import DisksScreen, Sources
 from tui.screens.job import JobScreen
 from tui.screens.password import OpenRepository, password_screen
 from tui.screens.place import Place, PlaceScreen
+from tui.screens.place_entries import disk_of
 
 if TYPE_CHECKING:
     from tui.app import RecoveryApp
@@ -73,7 +74,8 @@ class CaptureJourney(Journey):
         assert self.sources is not None
         assert self.opened is not None
         where = shown(str(self.opened.folder))
-        return CaptureReview(self._spawn, self.sources.reports, where, self.options, self._keep("options"))
+        destination = disk_of(self.place.device, self.app.reports or ()) if self.place is not None else None
+        return CaptureReview(self._spawn, self.sources.reports, where, destination, self.options, self._keep("options"))
 
     def _job_screen(self) -> StepScreen[Any]:
         assert self.view is not None

@@ -84,6 +84,7 @@ class CloneJourney(Journey):
             tuple(segments(self.source, self.target.disk.size_bytes)),
             shown(f"disk {self.source.disk.name}"),
             recorded=self.app.machine.recorded,
+            source_disk=self.source.disk,
         )
         return OverwriteReview(self._spawn, overwrite, self.options, self._keep("options"))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +10,10 @@ from rich.text import Text
 
 from recovery.cli.operations import CopyRequest
 from recovery.cli.spawn import spawn
-from recovery.errors import RecoveryError
 from recovery.jobs.watching import Watcher
 from tui.capture import CaptureJourney
 from tui.job_view import JobView
 from tui.journey import Journey, Step
-from tui.machine import Machine
 from tui.screens.base import BACK, LEAVE, StepScreen
 from tui.screens.browse import BrowseScreen
 from tui.screens.choice import Choice, ChoiceScreen
@@ -109,12 +106,8 @@ class FilesOfBroken(Journey):
 
     async def run(self) -> None:
         """To the copies; then the filesystem is given back, so that an image of its disk can be made."""
-        try:
-            await super().run()
-        finally:
-            if self.source is not None and (self.view is None or self.view.ended):
-                await self.app.ask(_give_back, self.app.machine, self.source.folder)
-                self.app.look()
+        await super().run()
+        await self.app.give_back()
 
     def steps(self) -> Sequence[Step]:
         """From the filesystem to the copies."""
@@ -156,10 +149,3 @@ class FilesOfBroken(Journey):
     def _job_screen(self) -> StepScreen[Any]:
         assert self.view is not None
         return JobScreen(self.view, offers=())
-
-
-def _give_back(machine: Machine, folder: Path) -> None:
-    """Unmount what was only looked at; what is mounted for other reasons stays."""
-    with suppress(RecoveryError):
-        if any(made.read_only and Path(made.folder) == folder for made in machine.destinations()):
-            machine.unmount(folder)

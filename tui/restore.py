@@ -25,6 +25,7 @@ from tui.screens.overwrite import BreaksScreen, Options, Overwrite, OverwriteRev
 from tui.screens.partition import WHOLE, ImageDiskScreen, PartScreen, TargetPartitionScreen, partition_words
 from tui.screens.password import OpenRepository, password_screen
 from tui.screens.place import Place, PlaceScreen
+from tui.screens.place_entries import disk_of
 from tui.screens.target import TargetScreen
 from tui.widgets.disk_bar import Segment, segments, segments_of_image
 
@@ -200,6 +201,7 @@ class RestoreJourney(Journey):
             self._into,
             self._lacking(),
             self.app.machine.recorded,
+            disk_of(self.place.device, self.app.reports or ()) if self.place is not None else None,
         )
         return OverwriteReview(self._spawn, overwrite, self.options, self._keep("options"))
 

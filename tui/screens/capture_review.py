@@ -11,10 +11,12 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
+from recovery.devices.disk import Disk
 from recovery.image.manifest import ImageDisk, ImagePartition
 from recovery.inventory import DiskReport, shown
 from recovery.jobs.watching import Watcher
 from recovery.units import format_bytes
+from tui.estimates import ROUGHLY, capture_seconds, duration
 from tui.screens.review import ReviewScreen
 from tui.widgets.disk_bar import DiskBar, segments_of_image
 from tui.widgets.disk_list import headline
@@ -58,15 +60,17 @@ class CaptureReview(ReviewScreen):
         spawn: Callable[[], Watcher],
         reports: Sequence[DiskReport],
         where: str,
+        destination: Disk | None,
         options: CaptureOptions,
         keep: Callable[[CaptureOptions], None],
     ) -> None:
-        """``reports``: the disks, in the order of the request; ``where``: the repository.
+        """``reports``: the disks, in the order of the request; ``where``: the repository, on ``destination`` if known.
 
         ``options``: as they were left; ``keep`` is told of each change.
         """
         super().__init__(spawn)
         self._reports, self._where, self._options, self._keep = tuple(reports), where, options, keep
+        self._destination = destination
 
     def draw(self, plan: dict[str, Any]) -> Sequence[RenderableType]:
         """Each disk, and the sums."""
@@ -80,10 +84,12 @@ class CaptureReview(ReviewScreen):
         lines.append(
             Text(
                 f"{format_bytes(int(plan['used_bytes']))} will be read. About {format_bytes(predicted)} will be stored "
-                f"in {self._where}, where {format_bytes(free)} are free. The time that it takes depends on the disks, "
-                "and is shown once the work has begun."
+                f"in {self._where}, where {format_bytes(free)} are free."
             )
         )
+        sources = [report.disk for report in self._reports]
+        seconds, again = capture_seconds(sources, int(plan["used_bytes"]), predicted, self._destination)
+        lines.append(Text(f"Time: {duration(seconds)}, and {duration(again)} to read it back, {ROUGHLY}."))
         return lines
 
     def options(self) -> Iterable[Any]:

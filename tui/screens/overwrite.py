@@ -12,10 +12,12 @@ from rich.text import Text
 from textual.containers import Horizontal
 from textual.widgets import Button, Input, Static
 
+from recovery.devices.disk import Disk
 from recovery.errors import ExitCode
 from recovery.inventory import DiskReport, shown
 from recovery.jobs.watching import Watcher
 from recovery.units import format_bytes
+from tui.estimates import ROUGHLY, duration, write_seconds
 from tui.screens.base import StepScreen
 from tui.screens.review import ReviewScreen
 from tui.widgets.disk_bar import DiskBar, Segment
@@ -29,7 +31,7 @@ class Overwrite:
 
     ``becoming``: what it will look like; ``source``: what is put there, in words; ``partition``: the only one of the
     target that is overwritten; ``remarks``: what the source lacks, in sentences; ``recorded``: the place only stands
-    for the disk, which cannot be told apart by it.
+    for the disk, which cannot be told apart by it; ``source_disk``: what is read, where it is known.
     """
 
     target: DiskReport
@@ -39,6 +41,7 @@ class Overwrite:
     partition: int | None = None
     remarks: tuple[str, ...] = ()
     recorded: bool = False
+    source_disk: Disk | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +98,8 @@ class OverwriteReview(ReviewScreen):
         lost = f"All that {name} holds now will be lost."
         if number is not None:
             lost = f"All that partition {number} of {name} holds now will be lost. Its other partitions stay."
-        size = format_bytes(int(plan.get("written_bytes", 0)))
+        written_bytes = int(plan.get("written_bytes", 0))
+        takes = duration(write_seconds(overwrite.target.disk, written_bytes, overwrite.source_disk))
         parts: list[RenderableType] = [
             Text(headline(overwrite.target), style="bold"),
             Text("Now:"),
@@ -103,7 +107,8 @@ class OverwriteReview(ReviewScreen):
             Text(f"Afterwards, from {overwrite.source}:"),
             DiskBar(overwrite.becoming, glyphs),
             Text(lost, style="bold"),
-            Text(f"{size} will be written, then read back and compared."),
+            Text(f"{format_bytes(written_bytes)} will be written, then read back and compared."),
+            Text(f"Time: {takes}, {ROUGHLY}."),
         ]
         breaks = [f"This breaks more than the disk: {sentence}" for sentence in plan.get("breaks", ())]
         parts += [Text(shown(sentence), style="bold yellow") for sentence in (*overwrite.remarks, *breaks)]
