@@ -5,6 +5,8 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 # More arguments for pytest: make test PYTEST_ARGS="-k restore -x"
 PYTEST_ARGS ?=
+# Tests that run at once: many wait for something, so two a processor, but each may hold hundreds of megabytes.
+TEST_PROCESSES ?= $(shell processors=$$(nproc 2>/dev/null || echo 2); echo $$((processors < 4 ? 2 * processors : 8)))
 # Size of the benchmark's image in GiB of files, and how often each contestant runs.
 BENCH_GIB ?= 4
 BENCH_RUNS ?= 3
@@ -48,7 +50,7 @@ demo-tui: setup
 	@.venv/bin/recovery tui --machine $(MACHINE)
 
 test: setup
-	@.venv/bin/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(PYTEST_ARGS)
+	@.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile $(PYTEST_ARGS)
 
 soak: setup
 	@.venv/bin/python -m tests.soak --minutes $(SOAK_MINUTES) $(if $(SOAK_SEED),--seed $(SOAK_SEED))
