@@ -65,6 +65,8 @@ def test_while_a_job_runs_nothing_is_given_back(mounted: destination.Destination
     with jobs_in(tmp_path / "jobs"):
         request = CaptureRequest(sources=(source,), review=True)  # it waits to be agreed to
         with spawn(request, tmp_path / "repository") as watcher:
+            while not any(b'"question"' in line for line in watcher.events()):
+                watcher.wait(0.05)
             assert borrowed.give_back() == ()
             assert point.is_mount()
             watcher.kill()

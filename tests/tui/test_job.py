@@ -28,8 +28,8 @@ from tests.support.hanging_child import hanging
 from tests.tui.support import FileMachine, app_for, jobs_in, says, screen_text, statics, until
 from tui.app import RecoveryApp
 from tui.glyphs import Terminal
-from tui.modals import Question
-from tui.screens.base import LEAVE
+from tui.modals import Help, Question
+from tui.screens.base import LEAVE, StepScreen
 from tui.screens.home import HomeScreen
 from tui.screens.job import AFTER_CAPTURE, JobScreen, Offers, ResultScreen
 from tui.widgets.disk_map import DiskMap
@@ -140,6 +140,39 @@ async def test_a_capture_is_watched_to_its_end_and_verify_is_offered(
         await until(pilot, lambda: answers == ["verify"])
         assert isinstance(pilot.app.screen, HomeScreen)
     assert len(list((repository / "snapshots").iterdir())) == 1
+
+
+async def test_work_that_ends_while_the_help_is_read_is_told_after_it(
+    app: RecoveryApp, disk: Path, repository: Path
+) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        screen, answers = await watched(pilot, capture(disk, repository))
+        await pilot.press("f1")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Help))
+        await until(pilot, lambda: screen.view is not None and screen.view.ended)
+        await pilot.pause(0.5)
+        assert isinstance(pilot.app.screen, Help), "it is not taken away from whoever reads it"
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, ResultScreen))
+        await pilot.press("enter")
+        await until(pilot, lambda: isinstance(pilot.app.screen, HomeScreen))
+        assert answers == [None]
+
+
+async def test_an_answer_that_is_found_while_the_help_is_read_is_given_after_it(app: RecoveryApp) -> None:
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: isinstance(pilot.app.screen, HomeScreen))
+        screen, answers = StepScreen[str](), list[object]()
+        await app.push_screen(screen, answers.append)
+        await pilot.press("f1")
+        await until(pilot, lambda: isinstance(pilot.app.screen, Help))
+        screen.answer("found")
+        screen.answer("again")
+        await pilot.pause()
+        assert isinstance(pilot.app.screen, Help)
+        await pilot.press("escape")
+        await until(pilot, lambda: isinstance(pilot.app.screen, HomeScreen))
+        assert answers == ["found"]
 
 
 async def test_a_second_capture_shows_that_all_is_known_already(app: RecoveryApp, disk: Path, repository: Path) -> None:

@@ -51,6 +51,7 @@ class PlainScreen(Screen[ResultT], Generic[ResultT]):
     can_go_back: bool = True
     #: It gave its answer without asking.
     passed_over: bool = False
+    _given: tuple[Any, ...] = ()
 
     def compose(self) -> ComposeResult:
         """From the parts below."""
@@ -77,6 +78,24 @@ class PlainScreen(Screen[ResultT], Generic[ResultT]):
     def recovery(self) -> RecoveryApp:
         """The program."""
         return cast("RecoveryApp", self.app)
+
+    @property
+    def on_top(self) -> bool:
+        """Whether nothing lies over it.  (``is_current`` is true for a screen below a dialog as well.)"""
+        return self.app.screen is self
+
+    def answer(self, value: Any) -> None:
+        """Give the answer, once; while a dialog lies over this screen, as soon as that is closed."""
+        if self._given:
+            return
+        self._given = (value,)
+        if self.on_top:
+            self.dismiss(value)
+
+    def on_screen_resume(self) -> None:
+        """What lay over it is closed."""
+        if self._given and self.on_top:
+            self.dismiss(self._given[0])
 
     def pressed(self, name: str) -> None:
         """A button of this screen other than Back was pressed."""
@@ -119,8 +138,3 @@ class StepScreen(PlainScreen[ResultT], Generic[ResultT]):
         """To the step before."""
         if self.can_go_back:
             self.answer(BACK)
-
-    def answer(self, value: Any) -> None:
-        """Give the answer, once."""
-        if self.is_current:
-            self.dismiss(value)

@@ -84,8 +84,8 @@ class FolderScreen(PlainScreen[Place | None]):
         finally:
             self._asking = False
         self._say(problem)
-        if not problem and self.is_current:
-            self.dismiss(Place(found.folder, found.repository, found.device, found.free_bytes))
+        if not problem:
+            self.answer(Place(found.folder, found.repository, found.device, found.free_bytes))
 
     def _sources(self) -> list[Any]:
         return [report.disk for report in self.recovery.reports or () if report.disk.path in self._kept_off]

@@ -141,9 +141,9 @@ class JobScreen(StepScreen[str | None]):
         view.poll()
         if not view.ended:
             return
-        if self._question is not None and self._question.is_current:
+        if self._question is not None and self.app.screen is self._question:
             self._question.dismiss(None)  # what it asks is no question any more
-        if self.is_current:
+        if self.on_top:
             self._over = True
             self._draw()
             offers = self._offers
@@ -224,7 +224,7 @@ class JobScreen(StepScreen[str | None]):
     def action_stop(self) -> None:
         """Stop it, after asking; at once, when it is stopping already."""
         view = self.view
-        if view is None or view.ended or not self.is_current:
+        if view is None or view.ended or not self.on_top:
             return
         if view.cancelling:
             self._question = Question(

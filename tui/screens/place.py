@@ -199,7 +199,7 @@ class PlaceScreen(StepScreen[Place]):
 
     async def _take(self, made: Destination) -> None:
         self.recovery.look()  # its disk is in use now
-        if not self.is_current:  # the person reads the help: the list shows it
+        if not self.on_top:  # the person reads the help: the list shows it
             self._begin_looking()
         elif self._purpose == "look":
             self.answer(Place(Path(made.folder), True, made.device, made.free_bytes))
