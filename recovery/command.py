@@ -265,7 +265,9 @@ def kill_running() -> None:
 
 def _environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if name not in _SECRETS}
-    return {**inherited, "PATH": SEARCH_PATH, "LC_ALL": "C", "LANGUAGE": "C", **(more or {})}
+    # PYTHONSAFEPATH: our own children are Python's too, and the folder that somebody stands in is no place for modules.
+    fixed = {"PATH": SEARCH_PATH, "LC_ALL": "C", "LANGUAGE": "C", "PYTHONSAFEPATH": "1"}
+    return {**inherited, **fixed, **(more or {})}
 
 
 def _communicate(

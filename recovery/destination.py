@@ -194,7 +194,7 @@ def unmount(place: Path) -> Unmounted:
     """
     system = System()
     mounted = _mount_at(system, place)
-    source = system.name_of(Path(mounted.source).stat().st_rdev) if mounted.source.startswith("/dev/") else None
+    source = _device_of(mounted.source, system)
     names: frozenset[str] = system.whole_disks(system.storage(source)) if source is not None else frozenset()
     run(["umount", mounted.point], needed_for=f"unmounting {mounted.point}", timeout_seconds=_SECONDS)
     point = Path(mounted.point)
@@ -203,6 +203,14 @@ def unmount(place: Path) -> Unmounted:
     held = _held(source) if source is not None else ()
     protected = () if held else tuple(disk for disk in map(_protect_again, sorted(names)) if disk is not None)
     return Unmounted(printable(mounted.point), protected, held)
+
+
+def _device_of(source: str, system: System) -> str | None:
+    """The kernel's name of what is mounted; None where that is no device, or one that was pulled out."""
+    try:
+        return system.name_of(Path(source).stat().st_rdev) if source.startswith("/dev/") else None
+    except OSError:
+        return None
 
 
 def set_protection(disk: Disk, *, on: bool) -> bool:

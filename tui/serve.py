@@ -109,6 +109,6 @@ def serve(recording: Path | None, port: int = PORT) -> None:
 
 def command_line(recording: Path | None) -> str:
     """What is run for each page, for the shell."""
-    words = [sys.executable, "-c", "from recovery.cli import main; main()", "tui"]
+    words = [sys.executable, "-P", "-c", "from recovery.cli import main; main()", "tui"]
     words += ["--machine", str(recording)] if recording is not None else []
     return shlex.join(words)

@@ -97,6 +97,20 @@ def test_a_repository_is_made_on_it_and_then_read_without_a_byte_written(
         assert sha256(image) == before
 
 
+def test_a_disk_that_was_pulled_out_is_unmounted_all_the_same(tmp_path: Path) -> None:
+    image, folder = made(tmp_path, "ext4"), tmp_path / "at"
+    folder.mkdir()
+    with unmounted_after(folder), loop(image) as device:
+        node = Path(f"/dev/recovery-test-{os.getpid()}")
+        os.mknod(node, device.stat().st_mode, device.stat().st_rdev)
+        try:
+            run("mount", node, folder)
+        finally:
+            node.unlink()  # as udev does
+        assert f"Unmounted {folder}" in recovery("destination", "--unmount", folder).said
+        assert not os.path.ismount(folder)
+
+
 def test_by_default_it_is_mounted_by_its_label(system: Live, tmp_path: Path) -> None:
     image = made(tmp_path, "ext4")
     label = f"it's {os.getpid()}"

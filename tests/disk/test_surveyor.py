@@ -47,6 +47,17 @@ def test_it_says_of_files_and_devices_what_a_plain_survey_says(image: Path, tmp_
     assert str(device) in [report.disk.path for report in everything]
 
 
+def test_what_lies_in_the_current_folder_is_not_run(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken-disk").mkdir()
+    for name in ("msgspec.py", "recovery.py"):
+        (tmp_path / "broken-disk" / name).write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\n")
+    monkeypatch.chdir(tmp_path / "broken-disk")
+    assert [report.disk.name for report in survey_apart([image])] == ["disk.img"]
+    assert not (tmp_path / "was-run").exists()
+
+
 def test_more_disks_than_children_are_all_told_in_the_order_asked(tmp_path: Path) -> None:
     paths = [blank(tmp_path / f"{number}.img", (number + 1) * MIB) for number in range(9)]
     assert [report.disk.size_bytes for report in survey_apart(paths)] == [(n + 1) * MIB for n in range(9)]
