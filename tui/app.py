@@ -15,8 +15,9 @@ from textual.binding import Binding, BindingType
 from textual.driver import Driver
 from textual.signal import Signal
 from textual.theme import Theme
+from textual.worker import WorkerFailed
 
-from recovery.errors import RecoveryError
+from recovery.errors import DeviceError, RecoveryError
 from recovery.inventory import DiskReport, shown
 from tui.borrowed import Borrowed
 from tui.glyphs import Terminal
@@ -32,6 +33,8 @@ T = TypeVar("T")
 _PAUSE_SHARE = 2.0
 #: A disk that says nothing of its health for so long is not waited for; it may be asked again by the person.
 _HEALTH_SECONDS = 60.0
+#: From one look at the disks to the next where the system does not tell of changes.
+_UNWATCHED_SECONDS = 10.0
 
 _THEME = Theme(
     name="recovery",
@@ -101,7 +104,7 @@ class RecoveryApp(App[None]):
     # -- questions to the engine
 
     async def ask(self, question: Callable[..., T], *arguments: Any) -> T:
-        """What ``question(*arguments)`` gives or raises; the interface goes on meanwhile.
+        """What ``question(*arguments)`` gives or raises (an OSError as DeviceError); the interface goes on meanwhile.
 
         It runs in a thread that nobody waits for when the program ends: a disk may hang in it for ever.
         """
@@ -121,6 +124,9 @@ class RecoveryApp(App[None]):
             failure: BaseException | None = None
             try:
                 value = question(*arguments)
+            except OSError as error:  # no bug: a disk, a mount or the kernel refused, and that is told
+                log.warning("%r refused", question, exc_info=error)
+                failure = DeviceError(f"{error.filename or 'something'} could not be used: {error.strerror or error}")
             except BaseException as error:  # noqa: BLE001 - it is raised again where it was asked
                 failure = error
             if not loop.is_closed():
@@ -204,7 +210,11 @@ class RecoveryApp(App[None]):
                 changed()
 
         async def begin() -> None:
-            self._stop_watching = await self.ask(self.machine.watch, told)
+            try:
+                self._stop_watching = await self.ask(self.machine.watch, told)
+            except RecoveryError as error:
+                log.warning("disks that come and go are looked for now and then: %s", error.message)
+                self.set_interval(_UNWATCHED_SECONDS, self.look)
 
         self.run_worker(begin(), name="watch")
 
@@ -220,8 +230,13 @@ class RecoveryApp(App[None]):
 
     def _handle_exception(self, error: Exception) -> None:
         """As Textual does: the program ends and shows it; and it is kept, for the screen is soon drawn over."""
-        log.error("the interface broke", exc_info=error)
+        cause = error.error if isinstance(error, WorkerFailed) else error
+        log.error("the interface broke", exc_info=cause)
         super()._handle_exception(error)
+
+    def _fatal_error(self) -> None:
+        """End, without Textual's picture of the error: that shows what variables hold, passwords among them."""
+        self._close_messages_no_wait()
 
     # -- leaving
 

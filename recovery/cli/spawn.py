@@ -35,6 +35,10 @@ class _Order(msgspec.Struct, frozen=True):
     password: str
     width: int
 
+    def __repr__(self) -> str:
+        """Without the password: what is shown of errors shows values."""
+        return f"<order for a {self.kind} in {self.repository}>"
+
 
 class _Answer(msgspec.Struct, frozen=True):
     folder: str = ""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from textual.widgets import Input
+from textual.widgets import Input, OptionList
+from textual.worker import WorkerFailed
 
 from recovery.cli.operations import CaptureRequest
 from recovery.cli.spawn import spawn
@@ -20,6 +21,7 @@ from recovery.repository.repository import Repository
 from tests.support.disks import KIB, MIB, blank
 from tests.support.hanging_child import hanging
 from tests.tui.support import FileMachine, app_for, jobs_in, says, screen_text, until
+from tui.screens.disks import DisksScreen
 from tui.screens.home import HomeScreen
 from tui.screens.job import JobScreen
 
@@ -67,6 +69,57 @@ async def test_an_interface_that_is_started_again_comes_back_to_the_job_that_run
                 await until(pilot, lambda: isinstance(app.screen, JobScreen))
             assert [job.running for job in list_jobs()] == [True]
             watcher.kill()
+
+
+async def test_enter_pressed_twice_begins_one_journey(folder: Path) -> None:
+    blank(folder / "a.img", MIB)
+    app = app_for(FileMachine(folder))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, says(pilot, "One disk was found"))
+        menu = app.screen.query_one("#menu", OptionList)
+        menu.action_select()
+        menu.action_select()  # both keys were there before the first screen was
+        await until(pilot, lambda: isinstance(app.screen, DisksScreen))
+        await pilot.pause(0.5)
+        assert [type(screen) for screen in app.screen_stack[1:]] == [HomeScreen, DisksScreen]
+
+
+async def test_what_the_system_refuses_is_told_and_a_machine_that_tells_of_no_disk_is_looked_at(folder: Path) -> None:
+    class Refusing(FileMachine):
+        def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+            raise DeviceError("there is no netlink", "")
+
+    app = app_for(Refusing(folder))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, says(pilot, "No disk was found"))
+
+        async def work() -> None:
+            await app.ask((folder / "gone").read_bytes)
+
+        app.begin(work)
+        await until(pilot, says(pilot, "This did not work", "could not be used: No such file"))
+
+
+async def test_an_interface_that_breaks_shows_no_values_and_logs_where(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = app_for(FileMachine(folder))
+
+    async def work() -> None:
+        password = "night-watch"
+        raise AssertionError(len(password))
+
+    async def run() -> None:
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until(pilot, says(pilot, "No disk was found"))
+            app.begin(work)
+            await until(pilot, lambda: not app.is_running)
+
+    with pytest.raises(WorkerFailed):
+        await run()
+    assert not app._exit_renderables, "Textual's picture of an error shows what variables hold"
+    assert "in work" in caplog.text
+    assert "night-watch" not in caplog.text.replace('password = "night-watch"', "")
 
 
 class DyingDisk(FileMachine):

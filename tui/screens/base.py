@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 
 from textual import events
@@ -52,6 +52,7 @@ class PlainScreen(Screen[ResultT], Generic[ResultT]):
     #: It gave its answer without asking.
     passed_over: bool = False
     _given: tuple[Any, ...] = ()
+    _at_work: bool = False
 
     def compose(self) -> ComposeResult:
         """From the parts below."""
@@ -83,6 +84,20 @@ class PlainScreen(Screen[ResultT], Generic[ResultT]):
     def on_top(self) -> bool:
         """Whether nothing lies over it.  (``is_current`` is true for a screen below a dialog as well.)"""
         return self.app.screen is self
+
+    def begin(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run what waits for other screens, once at a time: a key that is pressed twice begins nothing twice."""
+        if self._at_work or not self.on_top:
+            return
+        self._at_work = True
+
+        async def once() -> None:
+            try:
+                await work()
+            finally:
+                self._at_work = False
+
+        self.recovery.begin(once)
 
     def answer(self, value: Any) -> None:
         """Give the answer, once; while a dialog lies over this screen, as soon as that is closed."""

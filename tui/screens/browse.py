@@ -14,6 +14,7 @@ from textual.binding import Binding, BindingType
 from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
 
+from recovery.errors import RecoveryError
 from recovery.inventory import shown
 from recovery.salvage.copy import Size, measure
 from recovery.units import format_bytes
@@ -84,8 +85,8 @@ class BrowseScreen(StepScreen[tuple[Path, ...]]):
     async def _list(self, folder: Path, pointed: Path | None) -> None:
         try:
             found, more = await self.recovery.ask(list_folder, folder)
-        except OSError as error:
-            self._say_path(f"The folder {shown(folder.name)} cannot be read: {error.strerror}.")
+        except RecoveryError as error:
+            self._say_path(f"The folder {shown(folder.name)} cannot be read: {error.message}.")
             return
         self._at = folder
         inside = folder.relative_to(self._root)

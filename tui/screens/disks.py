@@ -132,7 +132,7 @@ class DisksScreen(StepScreen[Sources]):
     def pressed(self, name: str) -> None:
         """On, or to the partitions."""
         if name == "partitions":
-            self.recovery.begin(self._choose_partitions)
+            self.begin(self._choose_partitions)
         else:
             self.answer(self._sources())
 

@@ -79,6 +79,6 @@ class FinishedScreen(StepScreen[Next]):
         elif name == "home":
             self.answer(LEAVE)
         elif name == "reboot":
-            self.recovery.begin(lambda: leave_machine(self.recovery, "reboot"))
+            self.begin(lambda: leave_machine(self.recovery, "reboot"))
         else:
-            self.recovery.begin(lambda: leave_machine(self.recovery, "poweroff"))
+            self.begin(lambda: leave_machine(self.recovery, "poweroff"))

@@ -89,9 +89,9 @@ class HomeScreen(PlainScreen[None]):
         event.stop()
         name = event.option.id or ""
         if event.option_list.id == "jobs":
-            self.recovery.begin(lambda: self._watch(name))
+            self.begin(lambda: self._watch(name))
         else:
-            self.recovery.begin(lambda: begin_entry(self.recovery, name))
+            self.begin(lambda: begin_entry(self.recovery, name))
 
     async def _judge_medium(self) -> None:
         """What the check of the medium found, where one was asked for when the machine was started."""

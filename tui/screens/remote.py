@@ -84,7 +84,7 @@ class RemoteScreen(PlainScreen[None]):
     def pressed(self, name: str) -> None:
         """Switch it; off asks first."""
         if not self._busy:
-            self.recovery.begin(self._switch_on if name == "on" else self._switch_off)
+            self.begin(self._switch_on if name == "on" else self._switch_off)
 
     async def _switch_on(self) -> None:
         self._said = "Starting the server ..."

@@ -92,15 +92,17 @@ class ToolsScreen(PlainScreen[None]):
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Show the tool, or do what was asked for."""
         event.stop()
+        if not self.on_top:  # Enter was pressed twice
+            return
         tool = next(tool for tool in _TOOLS if tool.name == event.option.id)
         if tool.screen is not None:
             self.app.push_screen(tool.screen())
         elif tool.name == "shell":
-            self.recovery.begin(self._shell)
+            self.begin(self._shell)
         elif tool.name == "reboot":
-            self.recovery.begin(lambda: leave_machine(self.recovery, "reboot"))
+            self.begin(lambda: leave_machine(self.recovery, "reboot"))
         else:
-            self.recovery.begin(lambda: leave_machine(self.recovery, "poweroff"))
+            self.begin(lambda: leave_machine(self.recovery, "poweroff"))
 
     async def _shell(self) -> None:
         text = (
