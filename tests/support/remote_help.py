@@ -107,8 +107,7 @@ def observe(folder: Path) -> dict[str, Any]:
             session = _login(folder, made.password, "", drawn)
             seen["lands in the interface"] = _until(lambda: b"source.img" in screen.read_bytes())
             # Not at once: what it starts has its command line too, until the other program has taken its place.
-            _until(lambda: len(_interfaces()) == 1)
-            seen["interfaces"] = len(_interfaces())
+            seen["interfaces"] = 1 if _until(lambda: len(_interfaces()) == 1) else len(_interfaces())
             switch_off()
             seen["session ended"] = session.wait(timeout=_SECONDS) != 0
         seen |= {

@@ -67,6 +67,13 @@ def test_a_check_of_a_sound_medium_is_told_at_the_prompt(inside: Inside) -> None
     assert "The medium was checked at the start and is sound" in inside.there.running.console.text
 
 
+def test_no_server_listens_not_even_for_the_host_of_a_virtual_machine(inside: Inside) -> None:
+    waiting = inside.there.run("ss --listening --tcp --udp --vsock --no-header; ss --listening --unix --no-header").text
+    sockets = [line.split() for line in waiting.splitlines() if line.strip()]
+    assert not [words for words in sockets if words[0] != "u_str" and not words[4].endswith(":bootpc")], waiting
+    assert not [words for words in sockets if "ssh" in words[4]], waiting
+
+
 def test_a_disk_of_4096_byte_sectors_comes_back_and_what_is_unused_is_given_back(
     inside: Inside, tmp_path: Path
 ) -> None:
