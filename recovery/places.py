@@ -112,6 +112,12 @@ def device_of(disk: Disk, number: int | None) -> Path:
     return Path(f"{disk.path}{'p' if disk.path[-1].isdigit() else ''}{number}")
 
 
+def is_on(device: str, disk: str) -> bool:
+    """Whether ``device`` is that disk or a partition of it, by their names: loop12 is no partition of loop1."""
+    mark = "p" if disk[-1:].isdigit() else ""
+    return device == disk or (device.startswith(disk + mark) and device[len(disk + mark) :].isdigit())
+
+
 def look_into(folder: Path) -> Folder:
     """What ``folder`` is as the place for a repository.  What is not there yet counts as its nearest parent."""
     try:

@@ -14,9 +14,9 @@ log = logging.getLogger(__name__)
 
 
 class Borrowed:
-    """``unmount`` gives back one folder, and raises RecoveryError when something still uses it."""
+    """``unmount`` gives back one folder: what still holds its disk; raises RecoveryError when it is in use itself."""
 
-    def __init__(self, unmount: Callable[[Path], None]) -> None:
+    def __init__(self, unmount: Callable[[Path], tuple[str, ...]]) -> None:
         self._unmount = unmount
         self._devices: dict[Path, str] = {}
 
@@ -26,7 +26,7 @@ class Borrowed:
         return made
 
     def give_back(self) -> tuple[str, ...]:
-        """Unmount them; the devices that can be unplugged now.  For a thread.
+        """Unmount them; the devices whose disks nothing holds any more, and can be unplugged now.  For a thread.
 
         While a job runs nothing is: it may be about to use them.  What is in use is kept, and tried the next time.
         """
@@ -35,10 +35,11 @@ class Borrowed:
         free = []
         for folder, device in list(self._devices.items()):
             try:
-                self._unmount(folder)
+                held = self._unmount(folder)
             except RecoveryError as error:
                 log.info("%s stays mounted: %s", device, error.message)
                 continue
             del self._devices[folder]
-            free.append(device)
+            if not held:
+                free.append(device)
         return tuple(free)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from recovery.cli.operations import CaptureRequest, VerifyRequest
+from recovery.cli.requests import CaptureRequest, VerifyRequest
 from recovery.cli.spawn import spawn
 from recovery.inventory import shown
 from recovery.jobs.watching import Watcher
@@ -84,8 +84,11 @@ class CaptureJourney(Journey):
     def _spawn(self) -> Watcher:
         assert self.sources is not None
         assert self.opened is not None
+        machine = self.app.machine
+        chosen = [machine.chosen(report.disk) for report in self.sources.reports]
         request = CaptureRequest(
-            sources=tuple(self.app.machine.place(report.disk) for report in self.sources.reports),
+            sources=tuple(machine.place(report.disk) for report in self.sources.reports),
+            chosen=tuple(disk for disk in chosen if disk is not None),
             without=self.sources.without,
             verify=self.options.verify,
             audit=self.options.audit,

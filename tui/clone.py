@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from recovery.cli.operations import CloneRequest
+from recovery.cli.requests import CloneRequest
 from recovery.cli.spawn import spawn
 from recovery.errors import ExitCode
 from recovery.image.fit import misfit
@@ -97,6 +97,7 @@ class CloneJourney(Journey):
                 target=self.app.machine.place(self.target.disk),
                 differential=self.options.differential,
                 break_members=bool(breaks_of(self.target)),
+                chosen=self.app.machine.chosen(self.source.disk),
             )
         )
 

@@ -147,6 +147,11 @@ def if_cancelled(view: JobView) -> str:
         return "A check changes nothing. What was not checked yet stays unchecked."
     if view.kind == "copy":
         return "The files that were copied until then stay where they are. The disk that is read is not changed."
+    if view.kind == "forget":
+        return (
+            "What was forgotten until then stays forgotten. The space that only it used may not be free yet: that is "
+            "made up for the next time that something is forgotten."
+        )
     if name in ("starting", "compare", "map", "predict", "finding the used areas"):
         return "Nothing was written to the target yet: it stays as it was."
     if name == "verify":
@@ -224,6 +229,16 @@ def _left_by_death(kind: str) -> str:
         return (
             "The target may be partly written: it may hold neither its old nor its new content. Do not use it before "
             "it is written again."
+        )
+    if kind == "copy":
+        return (
+            "The files that were copied until then are there; the last one may be incomplete. The disk that was read "
+            "is not changed."
+        )
+    if kind == "forget":
+        return (
+            "What was to be forgotten may be forgotten or still be there, and its space may not be free yet. All other "
+            "images are as they were."
         )
     return "Nothing was changed."
 

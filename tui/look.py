@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recovery.cli.operations import ForgetRequest, VerifyRequest
+from recovery.cli.requests import ForgetRequest, VerifyRequest
 from recovery.cli.spawn import spawn
 from recovery.errors import RecoveryError
 from recovery.repository.repository import Repository

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from recovery import destination, formatting, places
 from recovery.command import run
-from recovery.devices.disk import Disk, watch_disks
+from recovery.devices.disk import Disk, DiskIdentity, check_chosen, identity, watch_disks
 from recovery.devices.health import Health, health
 from recovery.devices.live import live_system
 from recovery.devices.power import on_battery
@@ -46,6 +46,9 @@ class Machine(Protocol):
     def place(self, disk: Disk) -> Path:
         """What a request for the engine names ``disk`` by."""
 
+    def chosen(self, disk: Disk) -> DiskIdentity | None:
+        """What a request says that the disk must be; None where what stands for it cannot be told apart by that."""
+
     def source_problems(self, disk: Disk, repository: Path | None) -> list[str]:
         """Why it may not be captured now."""
 
@@ -61,8 +64,8 @@ class Machine(Protocol):
         Raises NotClosed without that, Refused with the reason, UsageError, DeviceError.
         """
 
-    def unmount(self, folder: Path) -> None:
-        """Give a destination back.  Raises DeviceError when something still uses it, UsageError."""
+    def unmount(self, folder: Path) -> tuple[str, ...]:
+        """Give a destination back; what still holds its disk.  Raises DeviceError when it is in use, UsageError."""
 
     def plan_format(self, disk: Disk) -> formatting.FormatPlan:
         """What erasing ``disk`` for a repository would overwrite.  Raises Refused with the reason, DeviceError."""
@@ -107,6 +110,10 @@ class LocalMachine:
         """Its device node."""
         return disk.place
 
+    def chosen(self, disk: Disk) -> DiskIdentity | None:
+        """By its serial number, size and what else names it."""
+        return identity(disk)
+
     def source_problems(self, disk: Disk, repository: Path | None) -> list[str]:
         """As the engine will say when the capture is planned."""
         return _asked(lambda: source_problems(disk, repository=repository))
@@ -129,13 +136,15 @@ class LocalMachine:
             raise destination.NotClosed(f"{device}: {candidate.unclean}", "Mounting it writes to it.")
         return destination.mount(candidate, read_only=read_only)
 
-    def unmount(self, folder: Path) -> None:
+    def unmount(self, folder: Path) -> tuple[str, ...]:
         """With its disk's write protection."""
-        destination.unmount(folder)
+        return destination.unmount(folder).held
 
     def plan_format(self, disk: Disk) -> formatting.FormatPlan:
-        """As the engine sees the disk now."""
-        return formatting.plan_format(disk.place)
+        """As the engine sees the disk now, which must be the one that was listed."""
+        plan = formatting.plan_format(disk.place)
+        check_chosen(identity(disk), plan.disk)
+        return plan
 
     def format(self, plan: formatting.FormatPlan) -> destination.Destination:
         """A GPT with one ext4 partition, mounted below /media."""

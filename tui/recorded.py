@@ -20,13 +20,13 @@ from msgspec import structs
 
 from recovery import destination, formatting
 from recovery.devices import safety
-from recovery.devices.disk import Disk, disk_for, identity
+from recovery.devices.disk import Disk, DiskIdentity, disk_for, identity
 from recovery.devices.health import Health, read_health
 from recovery.errors import DeviceError, RecoveryError, Refused, UsageError
 from recovery.image.manifest import Machine as MachineFacts
 from recovery.inventory import DiskReport, PartitionReport
 from recovery.jobs.folder import FOLDER_VARIABLE, list_jobs
-from recovery.places import device_of
+from recovery.places import device_of, is_on
 from recovery.surveyor import survey_apart
 from recovery.units import MIB
 from tui.leaving import stop_jobs
@@ -257,6 +257,10 @@ class RecordedMachine:
         with self._guard:
             return [self._mounted[device] for device in sorted(self._mounted)]
 
+    def chosen(self, disk: Disk) -> DiskIdentity | None:
+        """The files that stand for disks have none of what names those."""
+        return None
+
     def mount(self, device: Path, *, read_only: bool = False, unclean: bool = False) -> destination.Destination:
         """Show what the recording says to be there, in a folder."""
         disk, number, wanted = self._find(device)
@@ -282,10 +286,11 @@ class RecordedMachine:
             self._mounted[str(device)] = made
         return made
 
-    def unmount(self, folder: Path) -> None:
+    def unmount(self, folder: Path) -> tuple[str, ...]:
         """It is no longer shown as mounted."""
         with self._guard:
             self._mounted = {device: made for device, made in self._mounted.items() if made.folder != str(folder)}
+        return ()
 
     def plan_format(self, disk: Disk) -> formatting.FormatPlan:
         """What would be erased."""
@@ -330,7 +335,7 @@ class RecordedMachine:
 
     def _find(self, device: Path) -> tuple[RecordedDisk, int | None, Filesystem]:
         for name in self._plugged:
-            if _is_on(str(device), f"/dev/{name}") and self._head(name) != self._heads[name]:
+            if is_on(str(device), f"/dev/{name}") and self._head(name) != self._heads[name]:
                 raise Refused(
                     f"{device} was overwritten since this recording was started, and only what it says can be mounted",
                     "Use another disk, or start the recording again.",
@@ -387,12 +392,7 @@ def _name(made: destination.Destination) -> str:
 
 def _on(made: destination.Destination, disk: str) -> bool:
     """Whether what is mounted lies on a disk."""
-    return _is_on(made.device, disk)
-
-
-def _is_on(device: str, disk: str) -> bool:
-    """Whether a device is a disk or a partition of it."""
-    return device == disk or (device.startswith(disk) and device[len(disk) :].lstrip("p").isdigit())
+    return is_on(made.device, disk)
 
 
 def _with_system(part: PartitionReport, recorded: Filesystem | None) -> PartitionReport:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from recovery.cli.operations import CopyRequest
+from recovery.cli.requests import CopyRequest
 from recovery.cli.spawn import spawn
 from recovery.jobs.watching import Watcher
 from tui.capture import CaptureJourney

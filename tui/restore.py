@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from recovery.cli.operations import RestoreRequest
+from recovery.cli.requests import RestoreRequest
 from recovery.cli.spawn import spawn
 from recovery.devices.safety import members
 from recovery.errors import ExitCode

@@ -15,7 +15,7 @@ from recovery.restic import ForgetPreview, forget, forget_preview
 from recovery.units import format_bytes
 
 if TYPE_CHECKING:
-    from recovery.cli.operations import ForgetRequest
+    from recovery.cli.requests import ForgetRequest
 
 #: What is typed to agree.
 WORD = "forget"

@@ -9,17 +9,11 @@ from typing import Annotated, NoReturn
 import typer
 
 from recovery.cli.launch import launch
-from recovery.cli.operations import (
-    CaptureRequest,
-    CloneRequest,
-    Request,
-    RestoreRequest,
-    VerifyRequest,
-    operation_of,
-)
+from recovery.cli.operations import operation_of
 from recovery.cli.options import Common
 from recovery.cli.output import Output
 from recovery.cli.repository import Snapshot
+from recovery.cli.requests import CaptureRequest, CloneRequest, Request, RestoreRequest, VerifyRequest
 from recovery.errors import UsageError
 from recovery.image.layout import CHUNK_BYTES
 from recovery.repository.repository import Repository

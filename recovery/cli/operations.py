@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recovery.cli.forgetting import forget_snapshots
@@ -30,13 +28,22 @@ from recovery.cli.report import (
     verify_document,
 )
 from recovery.cli.repository import open_image
+from recovery.cli.requests import (
+    CaptureRequest,
+    CloneRequest,
+    CopyRequest,
+    ForgetRequest,
+    Request,
+    RestoreRequest,
+    VerifyRequest,
+)
 from recovery.cli.salvage import copy_out
+from recovery.devices.disk import check_chosen
 from recovery.errors import Cancelled, DeviceError, ExitCode, RecoveryError, Refused, RepositoryDamaged
 from recovery.image.boot import BootPlan, BootResult, plan_boot, settle_boot
 from recovery.image.capture import CaptureOptions, capture
 from recovery.image.capture_plan import Choice, check_clock, check_space, plan_capture
 from recovery.image.clone import clone
-from recovery.image.layout import CHUNK_BYTES
 from recovery.image.machine import this_machine
 from recovery.image.manifest import ImageDisk, Machine
 from recovery.image.restore import RestoreResult, restore
@@ -45,162 +52,10 @@ from recovery.image.verify import verify
 from recovery.image.view import SystemImage
 from recovery.inventory import shown
 from recovery.progress import Progress
-from recovery.repository.format import ID_BYTES
 from recovery.repository.repository import Repository
 
 if TYPE_CHECKING:
     from recovery.image.audit import AuditResult
-
-
-class Kind(StrEnum):
-    """What a job does."""
-
-    CAPTURE = "capture"
-    RESTORE = "restore"
-    CLONE = "clone"
-    VERIFY = "verify"
-    COPY = "copy"
-    FORGET = "forget"
-
-
-@dataclass(frozen=True, slots=True)
-class CaptureRequest:
-    """Capture ``sources``.  ``only`` and ``without``: partition numbers of a single source.
-
-    ``review``: the plan is shown and must be agreed to, as that of a restore, with ``yes``; words behind it may still
-    change ``verify`` and ``audit`` (``yes audit no-verify``).
-    """
-
-    sources: tuple[Path, ...]
-    only: frozenset[int] | None = None
-    without: frozenset[int] = frozenset()
-    level: int = 3
-    verify: bool = True
-    space_check: bool = True
-    clock_check: bool = True
-    hostname: str = ""
-    tags: tuple[str, ...] = ()
-    chunk_bytes: int = CHUNK_BYTES
-    dry_run: bool = False
-    audit: bool = False
-    review: bool = False
-
-    kind = Kind.CAPTURE
-
-    @property
-    def what(self) -> str:
-        """Its sources, in words."""
-        return shown(", ".join(map(str, self.sources)))
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreRequest:
-    """Write a disk of ``snapshot``, or ``partition`` of it, onto ``target``.  ``confirmed``: do not ask.
-
-    ``boot_entry``: write to this machine's firmware how the disk is started; None: in our live system only.
-    """
-
-    snapshot: str
-    target: Path
-    disk: str | None = None
-    partition: int | None = None
-    to_partition: int | None = None
-    verify: bool = True
-    partial: bool = False
-    differential: bool = False
-    break_members: bool = False
-    boot_entry: bool | None = None
-    fallback_loader: bool = False
-    confirmed: bool = False
-    dry_run: bool = False
-
-    kind = Kind.RESTORE
-
-    @property
-    def what(self) -> str:
-        """Its snapshot and target, in words."""
-        return shown(f"{_short(self.snapshot)} to {self.target}")
-
-
-@dataclass(frozen=True, slots=True)
-class CloneRequest:
-    """Write the disk ``source`` onto ``target``.  ``confirmed``, ``boot_entry``: as of a restore."""
-
-    source: Path
-    target: Path
-    verify: bool = True
-    differential: bool = False
-    break_members: bool = False
-    boot_entry: bool | None = None
-    fallback_loader: bool = False
-    confirmed: bool = False
-    dry_run: bool = False
-
-    kind = Kind.CLONE
-
-    @property
-    def what(self) -> str:
-        """Its source and target, in words."""
-        return shown(f"{self.source} to {self.target}")
-
-
-@dataclass(frozen=True, slots=True)
-class VerifyRequest:
-    """Check ``snapshot``; with ``audit`` also whether all that its filesystems need is in it."""
-
-    snapshot: str
-    audit: bool = False
-
-    kind = Kind.VERIFY
-
-    @property
-    def what(self) -> str:
-        """Its snapshot."""
-        return shown(_short(self.snapshot))
-
-
-def _short(snapshot: str) -> str:
-    """A whole id as it is shown everywhere, anything else as it was named."""
-    return snapshot[:8] if len(snapshot) == 2 * ID_BYTES else snapshot
-
-
-@dataclass(frozen=True, slots=True)
-class CopyRequest:
-    """Copy the files and folders ``sources``, which lie below ``root``, to the new folder ``target``."""
-
-    sources: tuple[Path, ...]
-    root: Path
-    target: Path
-
-    kind = Kind.COPY
-
-    @property
-    def what(self) -> str:
-        """From where to where, in words."""
-        return shown(f"files of {self.root} to {self.target}")
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetRequest:
-    """Forget ``snapshots``, after asking, and free the space that only they used."""
-
-    snapshots: tuple[str, ...]
-
-    kind = Kind.FORGET
-
-    @property
-    def what(self) -> str:
-        """Them."""
-        return shown(", ".join(map(_short, self.snapshots)))
-
-
-Request = CaptureRequest | RestoreRequest | CloneRequest | VerifyRequest | CopyRequest | ForgetRequest
-
-#: The request that goes with each kind of operation.
-REQUESTS: dict[Kind, type[Request]] = {
-    form.kind: form
-    for form in (CaptureRequest, RestoreRequest, CloneRequest, VerifyRequest, CopyRequest, ForgetRequest)
-}
 
 
 def operation_of(
@@ -240,6 +95,9 @@ def capture_disks(request: CaptureRequest, repository: Repository, output: Outpu
             machine_uuid=this_machine().uuid,
             level=request.level,
         )
+        if request.chosen:
+            for chosen, planned in zip(request.chosen, plan.disks, strict=True):
+                check_chosen(chosen, planned.disk)
         with work.paused():
             show_capture_plan(output, plan, repository.store)
         if request.space_check:
@@ -339,6 +197,8 @@ def clone_disk(request: CloneRequest, output: Output, progress: Progress) -> Exi
     with ExitStack() as held:
         with output.work(progress):
             planned = plan_capture([request.source], None, progress, held).disks[0]
+            if request.chosen is not None:
+                check_chosen(request.chosen, planned.disk)
             plan = plan_clone(planned, request.target, accept_breaks=request.break_members)
         boot = _plan_boot(request, this_machine(), planned.record, plan)
         show_restore_plan(output, plan, planned.record, boot)

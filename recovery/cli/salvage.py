@@ -12,7 +12,7 @@ from recovery.salvage.copy import copy_files
 from recovery.units import format_bytes
 
 if TYPE_CHECKING:
-    from recovery.cli.operations import CopyRequest
+    from recovery.cli.requests import CopyRequest
 
 _SHOWN = 50
 

@@ -20,7 +20,8 @@ from typing import Any
 import msgspec
 
 from recovery.cli.launch import in_job
-from recovery.cli.operations import REQUESTS, Kind, Request, operation_of
+from recovery.cli.operations import operation_of
+from recovery.cli.requests import REQUESTS, Kind, Request
 from recovery.command import companion
 from recovery.errors import DeviceError, ExitCode, RecoveryError
 from recovery.jobs.folder import read_job

@@ -151,8 +151,8 @@ def identity(disk: Disk, table_uuid: str | None = None) -> DiskIdentity:
     )
 
 
-def check_identity(before: DiskIdentity, now: DiskIdentity) -> None:
-    """Raise Refused, naming what changed, when ``now`` is not the disk that ``before`` was."""
+def check_identity(before: DiskIdentity, now: DiskIdentity, when: str = "the plan was made") -> None:
+    """Raise Refused, naming what changed, when ``now`` is not the disk that ``before`` was at the time of ``when``."""
     changed = [
         f"{name.replace('_', ' ')} was {getattr(before, name)}, is {getattr(now, name)}"
         for name in DiskIdentity.__struct_fields__
@@ -160,9 +160,16 @@ def check_identity(before: DiskIdentity, now: DiskIdentity) -> None:
     ]
     if changed:
         raise Refused(
-            f"{before.path} is no longer the disk that it was when the plan was made: {'; '.join(changed)}.",
+            f"{before.path} is no longer the disk that it was when {when}: {'; '.join(changed)}.",
             "Look at 'recovery disks' and begin again.",
         )
+
+
+def check_chosen(chosen: DiskIdentity, disk: Disk) -> None:
+    """Raise Refused when ``disk`` is not the one that a person chose from a list: another may have its name by now."""
+    now = identity(disk)
+    alike = {"path": now.path, "logical_sector_bytes": now.logical_sector_bytes, "table_uuid": None}
+    check_identity(msgspec.structs.replace(chosen, **alike), now, "it was chosen")
 
 
 def claims(node: str) -> tuple[str, ...]:

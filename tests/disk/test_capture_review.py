@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from recovery.cli.operations import CaptureRequest
+from recovery.cli.requests import CaptureRequest
 from recovery.cli.spawn import spawn
 from recovery.jobs.control import Order
 from tests.support.disks import MIB

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from recovery import formatting
+from recovery.devices.disk import disk_for
 from recovery.errors import DeviceError, Refused, UsageError
 from recovery.formatting import format_disk, plan_format
 from tests.support.disks import GPT_SCRIPT, MIB, blank, loop, mounted, partitioned, run, sfdisk_json, sha256
 from tests.support.live import live
 from tests.support.members import md_member
 from tests.support.program import on_terminal, refused
+from tui.machine import LocalMachine
 
 pytestmark = [pytest.mark.disk, pytest.mark.skipif(os.geteuid() != 0, reason="writes to disks, which only root may")]
 
@@ -54,6 +56,20 @@ def test_the_disk_holds_one_sound_filesystem_and_nothing_of_what_was_there(tmp_p
         assert run("blkid", "-p", "-s", "LABEL", "-o", "value", device).strip() == "recovery"
         with mounted(device, tmp_path / "mounted") as folder:
             (folder / "file").write_text("content")
+
+
+def test_a_disk_that_took_the_name_of_the_chosen_one_is_not_erased(tmp_path: Path) -> None:
+    chosen, another = blank(tmp_path / "chosen.img", SIZE), blank(tmp_path / "another.img", SIZE)
+    machine = LocalMachine()
+    with loop(chosen) as device:
+        disk = disk_for(device)
+        assert machine.plan_format(disk).path == device
+    run("losetup", device, another)
+    try:
+        with pytest.raises(Refused, match="no longer the disk that it was when it was chosen: diskseq"):
+            machine.plan_format(disk)
+    finally:
+        run("losetup", "--detach", device)
 
 
 def test_write_protection_is_off_only_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from recovery.cli.operations import RestoreRequest, VerifyRequest
+from recovery.cli.requests import RestoreRequest, VerifyRequest
 from recovery.cli.spawn import spawn
 from recovery.errors import NoRepository, WrongPassword
 from recovery.jobs.control import Order

@@ -80,7 +80,7 @@ def _set_root(file: Path, place: int, value: str) -> None:
 
 def observe(folder: Path) -> dict[str, Any]:
     """What there was to be seen at each step."""
-    from recovery.cli.operations import CaptureRequest
+    from recovery.cli.requests import CaptureRequest
     from recovery.cli.spawn import spawn
     from recovery.jobs.folder import list_jobs
     from recovery.repository.repository import Repository

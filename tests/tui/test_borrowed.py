@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from recovery import destination
-from recovery.cli.operations import CaptureRequest
+from recovery.cli.requests import CaptureRequest
 from recovery.cli.spawn import spawn
 from recovery.repository.repository import Repository
 from tests.support.disks import MIB, blank, run

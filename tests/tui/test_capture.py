@@ -159,6 +159,18 @@ async def test_a_capture_that_is_stopped_makes_no_image_and_says_so(disks: Path,
         assert not list((screen.stick / "recovery/locks").iterdir())
 
 
+async def test_a_disk_that_is_another_one_by_now_is_not_saved(disks: Path, tmp_path: Path) -> None:
+    async with bench(disks, tmp_path / "stick") as screen:
+        await screen.to_places()
+        shutil.copyfile(disks / "sda.img", tmp_path / "another.img")
+        (tmp_path / "another.img").replace(disks / "sda.img")
+        await screen.pilot.press("enter")
+        await screen.shown(NewPasswordScreen)
+        await screen.pilot.press("a", "enter", "a", "enter")
+        await screen.shown(CaptureReview, "Nothing was written", "no longer", "file id was")
+        assert not snapshots(screen.stick / "recovery")
+
+
 async def test_back_keeps_what_was_chosen(disks: Path, tmp_path: Path) -> None:
     async with bench(disks, tmp_path / "stick") as screen:
         pilot = screen.pilot

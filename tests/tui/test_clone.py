@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
-from textual.widgets import OptionList
+from textual.widgets import Button, OptionList
 
 from tests.support.disks import sfdisk_json, sha256
 from tests.tui.restoring import agree, through_work, until_plan
@@ -78,6 +79,19 @@ async def test_the_source_and_a_smaller_disk_cannot_be_chosen_as_targets(world: 
         await until(pilot, says(pilot, "It fits", "It is the disk that is copied", "too small"))
         rows = app.screen.query(OptionList).first()
         assert {Path(option.id or "").name for option in rows.options if option.disabled} == {OLD, SMALL}
+
+
+async def test_a_source_that_is_another_disk_by_now_is_not_copied(world: World, tmp_path: Path) -> None:
+    before = sha256(world.disk(NEW))
+    app = app_for(world.machine())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_targets(pilot, app)
+        shutil.copyfile(world.disk(OLD), tmp_path / "another.img")
+        (tmp_path / "another.img").replace(world.disk(OLD))
+        await choose(pilot, TargetScreen, NEW)
+        await until(pilot, says(pilot, "Nothing was written", "no longer", "file id was"))
+        assert app.screen.query_one("#start", Button).disabled
+    assert sha256(world.disk(NEW)) == before
 
 
 async def test_going_back_from_the_review_ends_the_job_and_writes_nothing(world: World) -> None:

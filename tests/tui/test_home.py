@@ -11,7 +11,7 @@ import pytest
 from textual.widgets import Input, OptionList
 from textual.worker import WorkerFailed
 
-from recovery.cli.operations import CaptureRequest
+from recovery.cli.requests import CaptureRequest
 from recovery.cli.spawn import spawn
 from recovery.devices.disk import Disk
 from recovery.devices.health import Health, read_health

@@ -15,7 +15,7 @@ from textual.geometry import Region
 from textual.pilot import Pilot
 from textual.widgets import Button
 
-from recovery.cli.operations import CaptureRequest, CloneRequest, RestoreRequest, VerifyRequest
+from recovery.cli.requests import CaptureRequest, CloneRequest, RestoreRequest, VerifyRequest
 from recovery.cli.spawn import spawn
 from recovery.jobs.folder import Job, list_jobs
 from recovery.jobs.watching import Watcher

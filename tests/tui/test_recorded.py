@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from recovery.cli.operations import CaptureRequest, RestoreRequest
+from recovery.cli.requests import CaptureRequest, RestoreRequest
 from recovery.cli.spawn import spawn
 from recovery.errors import Refused, UsageError
 from recovery.inventory import DiskReport

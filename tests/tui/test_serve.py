@@ -16,7 +16,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from recovery.cli.operations import CaptureRequest
+from recovery.cli.requests import CaptureRequest
 from recovery.cli.spawn import spawn
 from recovery.jobs.folder import list_jobs
 from recovery.repository.repository import Repository

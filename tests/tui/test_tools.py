@@ -15,7 +15,7 @@ from msgspec import structs
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
-from recovery.cli.operations import CaptureRequest
+from recovery.cli.requests import CaptureRequest
 from recovery.cli.spawn import spawn
 from recovery.devices.disk import Disk
 from recovery.devices.health import Health

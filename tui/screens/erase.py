@@ -85,14 +85,13 @@ class EraseScreen(PlainScreen[bool]):
     EraseScreen #problem { height: auto; }
     """
 
-    def __init__(self, plan: FormatPlan, report: DiskReport) -> None:
-        """``report``: the disk as the survey shows it."""
+    def __init__(self, plan: FormatPlan) -> None:
         super().__init__()
-        self._plan, self._report = plan, report
+        self._plan = plan
 
     @property
     def _short_name(self) -> str:
-        return shown(self._report.disk.name)
+        return shown(self._plan.short_name)
 
     def body(self) -> Iterable[Any]:
         """What is lost, and where to type."""
@@ -105,7 +104,7 @@ class EraseScreen(PlainScreen[bool]):
     def _present(self) -> RenderableType:
         lines: list[RenderableType] = [
             Text("This disk will be erased. All that it holds now will be lost:\n", style="bold"),
-            card(self._report, self.recovery.terminal.glyphs),
+            card(self._plan.report, self.recovery.terminal.glyphs),
         ]
         lines += [
             Text(f"It breaks more than this disk: {shown(broken)}\n", style="yellow") for broken in self._plan.breaks

@@ -16,7 +16,7 @@ from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
 
 from recovery.destination import Destination, NotClosed
-from recovery.errors import RecoveryError
+from recovery.errors import RecoveryError, Refused
 from recovery.inventory import DiskReport
 from recovery.places import Folder, look_into
 from tui.modals import Note, Question
@@ -230,7 +230,9 @@ class PlaceScreen(StepScreen[Place]):
             return
         machine = self.recovery.machine
         plan = await self._working(f"Looking at {report.disk.name} ...", partial(machine.plan_format, report.disk))
-        if not await self.recovery.push_screen_wait(EraseScreen(plan, report)):
+        if plan.disk.path in self._kept_off:
+            raise Refused(f"{plan.disk.path} is to be saved itself", "Choose another disk for the image.")
+        if not await self.recovery.push_screen_wait(EraseScreen(plan)):
             return
         made = await self._working(
             f"Erasing {report.disk.name} and making a filesystem on it ...",

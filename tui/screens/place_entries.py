@@ -11,7 +11,7 @@ from typing import Literal
 from recovery.destination import Destination
 from recovery.devices.disk import Disk
 from recovery.inventory import DiskReport, shown
-from recovery.places import Attached, Folder, attached
+from recovery.places import Attached, Folder, attached, is_on
 from recovery.units import MIB, format_bytes
 from tui.verdicts import DYING, is_dying
 from tui.widgets.disk_list import transport
@@ -112,11 +112,7 @@ def fresh_folder(parent: Path) -> Path:
 
 def disk_of(device: str, reports: Sequence[DiskReport]) -> Disk | None:
     """The disk that is, or holds, that device."""
-    for report in reports:
-        path = report.disk.path
-        if device == path or (device.startswith(path) and device[len(path) :].lstrip("p").isdigit()):
-            return report.disk
-    return None
+    return next((report.disk for report in reports if is_on(device, report.disk.path)), None)
 
 
 def on_device(device: str, reports: Sequence[DiskReport]) -> str:
