@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from recovery.cli.requests import CloneRequest
 from recovery.cli.spawn import spawn
 from recovery.errors import ExitCode
+from recovery.image.boot import has_boot_parts
 from recovery.image.fit import misfit
 from recovery.inventory import DiskReport, shown
 from recovery.jobs.watching import Watcher
@@ -110,4 +111,10 @@ class CloneJourney(Journey):
         if self.view.exit_code not in (ExitCode.DONE, ExitCode.INCOMPLETE) or self.target is None:
             return None
         name = self.app.machine.place(self.target.disk).name
-        return FinishedScreen(name, bootable=True, twin=self.source.disk.name if self.source else "")
+        return FinishedScreen(
+            name,
+            whole=True,
+            starts=self.source is not None and has_boot_parts(self.source.table),
+            sound=self.view.exit_code == ExitCode.DONE,
+            twin=self.source.disk.name if self.source else "",
+        )

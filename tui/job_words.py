@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,8 @@ _KINDS = {
     "copy": "Copy of {}",
     "forget": "Forgetting of {}",
 }
+#: A command to be typed, or an option of one.
+_COMMAND = re.compile(r"'(recovery|restic)\b|(?<!\w)--\w")
 _WRITES_TARGET = ("restore", "clone")
 #: Of the files that could not be copied, so many are named.
 _NAMED_FILES = 20
@@ -200,7 +203,8 @@ def details(view: JobView) -> Iterator[str]:
             "begin it again."
         )
     for error in view.errors:
-        yield _sentence(error.message) + (f"\n{shown(error.hint)}" if error.hint else "")
+        hint = plain_hint(error.hint)
+        yield _sentence(error.message) + (f"\n{hint}" if hint else "")
     if view.summary is not None:
         yield from _summary(view.kind, view.summary)
     if view.kind == "capture" and outcome == "incomplete":
@@ -307,3 +311,9 @@ def _summary(kind: str, summary: dict[str, Any]) -> Iterator[str]:
 def _sentence(text: str) -> str:
     text = shown(text.strip())
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", ":")) else ".")
+
+
+def plain_hint(hint: str) -> str:
+    """What to do next, without the sentences that name commands to be typed at a prompt."""
+    sentences = re.split(r"(?<=[.;]) ", shown(hint))
+    return " ".join(sentence for sentence in sentences if not _COMMAND.search(sentence))

@@ -9,6 +9,7 @@ from recovery.cli.requests import RestoreRequest
 from recovery.cli.spawn import spawn
 from recovery.devices.safety import members
 from recovery.errors import ExitCode
+from recovery.image.boot import has_boot_parts
 from recovery.image.fit import misfit, misfit_of_partition
 from recovery.image.manifest import ImageDisk, ImagePartition
 from recovery.inventory import DiskReport, shown
@@ -256,7 +257,13 @@ class RestoreJourney(Journey):
         name = self.app.machine.place(self.target.disk).name if self.target else ""
         if self.part != WHOLE:
             remaining = ()
-        return FinishedScreen(name, bootable=self.part == WHOLE, remaining=remaining)
+        return FinishedScreen(
+            name,
+            whole=self.part == WHOLE,
+            starts=has_boot_parts(self._record.table),
+            sound=self.view.exit_code == ExitCode.DONE,
+            remaining=remaining,
+        )
 
     def _keep_next(self, answer: str) -> None:
         self.again = answer == "next"

@@ -20,12 +20,14 @@ from recovery.devices.blockio import forget_partitions
 from recovery.devices.disk import disk_for
 from recovery.devices.live import live_system
 from recovery.devices.protection import released
-from recovery.devices.table import TableEntry
+from recovery.devices.table import PartitionTable, TableEntry
 from recovery.errors import DeviceError, ProgramMissing, RecoveryError, Refused
 from recovery.image.manifest import ImageDisk, Machine
 from recovery.image.restore_plan import Target
 
 _ESP_TYPES = frozenset({"c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "0xef"})
+#: And where GRUB lies on a GPT that BIOS starts.
+_STARTING_TYPES = _ESP_TYPES | {"21686148-6449-6e6f-744e-656564454649"}
 
 #: How UEFI (3.5.1.1) names the loader that is started when no entry says otherwise, by the machine's architecture.
 _ARCHITECTURES = {"x86_64": "x64", "aarch64": "aa64", "i686": "ia32", "i386": "ia32", "riscv64": "riscv64"}
@@ -63,6 +65,19 @@ class BootResult(msgspec.Struct, frozen=True):
     copied: tuple[str, ...] = ()
     sentences: tuple[str, ...] = ()
     findings: tuple[str, ...] = ()
+
+
+def has_boot_parts(table: PartitionTable | None) -> bool:
+    """Whether a machine may start from a disk with this table.
+
+    Of a GPT, when it has an EFI system partition, a BIOS boot partition, or one that BIOS is told to start; of an MBR,
+    when it has any partition: what starts it lies outside of them.
+    """
+    if table is None or not table.entries:
+        return False
+    return table.label == "msdos" or any(
+        entry.type in _STARTING_TYPES or "LegacyBIOSBootable" in entry.flags for entry in table.entries
+    )
 
 
 def plan_boot(

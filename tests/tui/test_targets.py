@@ -23,12 +23,13 @@ from tests.support.repositories import fresh_repository
 from tests.tui.support import FileMachine, app_for, jobs_in, says, screen_text, statics, until
 from tui.app import RecoveryApp
 from tui.images import Listing, StoredImage
+from tui.job_words import plain_hint
 from tui.machine import Leave
 from tui.screens.base import BACK
 from tui.screens.finished import FinishedScreen
 from tui.screens.images import ImagesScreen
 from tui.screens.partition import PartScreen
-from tui.screens.review import ReviewScreen, plain_hint
+from tui.screens.review import ReviewScreen
 from tui.screens.target import TargetScreen
 
 
@@ -89,7 +90,7 @@ async def test_a_disk_that_is_plugged_in_appears(machine: SlowMachine) -> None:
 async def test_restart_and_switch_off_are_offered_in_the_live_system_only(machine: SlowMachine) -> None:
     app = app_for(machine)
     async with app.run_test(size=(80, 24)) as pilot:
-        await app.push_screen(FinishedScreen("sda", bootable=True))
+        await app.push_screen(FinishedScreen("sda", whole=True, starts=True, sound=True))
         await until(pilot, says(pilot, "Take out the stick"))
         await pilot.click("#reboot")
         await until(pilot, says(pilot, "Restart?"))
@@ -101,9 +102,17 @@ async def test_restart_and_switch_off_are_offered_in_the_live_system_only(machin
         await pilot.click("#leave")
         await until(pilot, lambda: machine.left == ["poweroff"])
         machine.live = False
-        await app.push_screen(FinishedScreen("sda", bootable=True))
+        await app.push_screen(FinishedScreen("sda", whole=True, starts=True, sound=True))
         await until(pilot, says(pilot, "Put sda into the machine"))
         assert [button.id for button in app.screen.query(Button)] == ["home"]
+
+
+async def test_what_is_not_known_to_start_is_not_said_to(machine: SlowMachine) -> None:
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await app.push_screen(FinishedScreen("sdb", whole=True, starts=False, sound=False))
+        await until(pilot, says(pilot, "Not everything on it is as it was", "holds no part that a machine starts"))
+        assert "should start from sdb" not in screen_text(pilot)
 
 
 def image(number: int, *, machine: str = "laptop", unreadable: int = 0, left_out: bool = False) -> StoredImage:

@@ -25,12 +25,23 @@ class FinishedScreen(StepScreen[Next]):
         "switching on) and choose the disk there as the one to start from."
     )
 
-    def __init__(self, name: str, *, bootable: bool, remaining: tuple[str, ...] = (), twin: str = "") -> None:
-        """``name``: the disk that was written; ``bootable``: as a whole; ``remaining``: disks of the image not put
-        back yet; ``twin``: the disk that it is a copy of."""
+    def __init__(
+        self,
+        name: str,
+        *,
+        whole: bool,
+        starts: bool,
+        sound: bool,
+        remaining: tuple[str, ...] = (),
+        twin: str = "",
+    ) -> None:
+        """``name``: the disk that was written; ``whole``: not only a partition of it; ``starts``: it holds what a
+        machine starts from; ``sound``: nothing was missing; ``remaining``: disks of the image not put back yet;
+        ``twin``: the disk that it is a copy of."""
         super().__init__()
         self.can_go_back = False
-        self._disk, self._bootable, self._remaining, self._twin = name, bootable, remaining, twin
+        self._disk, self._whole, self._starts, self._sound = name, whole, starts, sound
+        self._remaining, self._twin = remaining, twin
 
     def body(self) -> Iterable[Any]:
         """What there is to be done, in its order."""
@@ -48,14 +59,25 @@ class FinishedScreen(StepScreen[Next]):
                 f"{name} and {shown(self._twin)} now hold the same, down to the marks (UUIDs) by which a system finds "
                 "its partitions. Take one of the two out before a system is started, or it may mix them up."
             )
-        if self._bootable and self.recovery.machine.live:
+        if not self._sound:
+            yield (
+                "Not everything on it is as it was: the result named what is missing or went wrong. A system on it may "
+                "not start, or not work in all parts."
+            )
+        if self._whole and not self._starts:
+            yield (
+                "It holds no part that a machine starts from: it is a disk for data, or its system is started in "
+                "another way. Put it into the machine that it is for, beside the disk that this starts from."
+            )
+        elif self._whole and self.recovery.machine.live:
             yield (
                 "1. Take out the stick or disc with this program when the machine restarts.\n"
                 f"2. Leave {name} in the machine, and take out the disk with the repository.\n"
-                f"3. The machine starts from {name}. The first start can take some minutes longer than usual."
+                f"3. The machine should start from {name} now; when it does not, F1 says what to do. The first start "
+                "can take some minutes longer than usual."
             )
-        elif self._bootable:
-            yield f"Put {name} into the machine that it is for, and switch that on: it starts from {name}."
+        elif self._whole:
+            yield f"Put {name} into the machine that it is for, and switch that on: it should start from {name}."
         else:
             yield "Its other partitions are as they were."
 

@@ -100,21 +100,21 @@ class OverwriteReview(ReviewScreen):
             lost = f"All that partition {number} of {name} holds now will be lost. Its other partitions stay."
         written_bytes = int(plan.get("written_bytes", 0))
         takes = duration(write_seconds(overwrite.target.disk, written_bytes, overwrite.source_disk))
-        parts: list[RenderableType] = [
+        breaks = [f"This breaks more than the disk: {sentence}" for sentence in plan.get("breaks", ())]
+        changed = _changed_content(plan, overwrite.target)
+        warnings = [*breaks, *([changed] if changed else []), *overwrite.remarks]
+        return [
             Text(headline(overwrite.target), style="bold"),
+            Text(lost, style="bold"),  # before what explains it: a small screen may not show all that stands below
+            *(Text(shown(sentence), style="bold yellow") for sentence in warnings),
             Text("Now:"),
             DiskBar(overwrite.target, glyphs),
             Text(f"Afterwards, from {overwrite.source}:"),
             DiskBar(overwrite.becoming, glyphs),
-            Text(lost, style="bold"),
             Text(f"{format_bytes(written_bytes)} will be written, then read back and compared."),
             Text(f"Time: {takes}, {ROUGHLY}."),
+            *(Text(shown(sentence)) for sentence in plan.get("boot", ())),
         ]
-        breaks = [f"This breaks more than the disk: {sentence}" for sentence in plan.get("breaks", ())]
-        parts += [Text(shown(sentence), style="bold yellow") for sentence in (*overwrite.remarks, *breaks)]
-        parts += [Text(shown(sentence)) for sentence in plan.get("boot", ())]
-        changed = _changed_content(plan, overwrite.target)
-        return [*parts, Text(changed, style="bold yellow")] if changed else parts
 
     def objection(self, plan: dict[str, Any]) -> str | None:
         """Another disk answers at this name than the one that was chosen."""

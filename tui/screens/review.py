@@ -7,7 +7,6 @@ the answer itself.  Going back gives no answer, and the job ends.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
@@ -22,6 +21,7 @@ from recovery.errors import RecoveryError
 from recovery.inventory import shown
 from recovery.jobs.watching import Watcher
 from tui.job_view import Failure, JobView
+from tui.job_words import plain_hint
 from tui.screens.base import BACK, StepScreen
 
 _POLL_SECONDS = 0.2
@@ -29,7 +29,6 @@ _POLL_SECONDS = 0.2
 _LONG_SECONDS = 10.0
 #: A job that was declined ends at its next safe point; after so long it is told to end at once, and then left alone.
 _DECLINE_SECONDS, _STOP_SECONDS = 5.0, 2.0
-_COMMAND = re.compile(r"'(recovery|restic)\b|(?<!\w)--\w")
 _LONG = "This takes longer than usual: a disk may be slow to answer. Cancel goes back at any time."
 
 
@@ -238,9 +237,3 @@ def _trouble(errors: Sequence[Failure]) -> RenderableType:
         lines += [Text(f"\n{hint}")] if hint else []
     lines.append(Text("\nCancel goes back to the choices before."))
     return Group(*lines)
-
-
-def plain_hint(hint: str) -> str:
-    """What to do next, without the sentences that name commands to be typed at a prompt."""
-    sentences = re.split(r"(?<=[.;]) ", shown(hint))
-    return " ".join(sentence for sentence in sentences if not _COMMAND.search(sentence))
