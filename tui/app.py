@@ -35,6 +35,8 @@ _PAUSE_SHARE = 2.0
 _HEALTH_SECONDS = 60.0
 #: From one look at the disks to the next where the system does not tell of changes.
 _UNWATCHED_SECONDS = 10.0
+#: And where they could not be listed.
+_FAILED_SECONDS = 5.0
 
 _THEME = Theme(
     name="recovery",
@@ -64,11 +66,23 @@ class RecoveryApp(App[None]):
         Binding("ctrl+c", "leave", "Leave", show=False, priority=False),
     ]
 
-    def __init__(self, machine: Machine, terminal: Terminal | None = None, driver: type[Driver] | None = None) -> None:
-        """``driver`` draws; None: Textual's choice."""
+    def __init__(
+        self,
+        machine: Machine,
+        terminal: Terminal | None = None,
+        driver: type[Driver] | None = None,
+        *,
+        attaches: bool = True,
+    ) -> None:
+        """``driver`` draws; None: Textual's choice.  ``attaches``: it begins with the job that runs, if one does."""
         super().__init__(driver_class=driver)
         self.machine = machine
         self.terminal = terminal or Terminal()
+        self.attaches = attaches
+        #: Why the disks cannot be listed; empty when they can.
+        self.trouble = ""
+        #: What this program itself does to a disk, which must not be left half done; empty when nothing.
+        self.unfinished = ""
         #: The disks as they were last seen; None until the first look has ended.
         self.reports: tuple[DiskReport, ...] | None = None
         #: Published with the reports whenever they changed.
@@ -171,13 +185,18 @@ class RecoveryApp(App[None]):
                 except RecoveryError as error:
                     log.warning("the disks could not be listed: %s", error.message)
                     self._look_again = True  # what was seen before is still the best that is known
+                    if self.reports is None and self.trouble != error.message:
+                        self.trouble = error.message
+                        self.surveyed.publish(())
                 else:
+                    self.trouble = ""
                     self._seen = seen
                     self._tell_disks()
                     self.run_worker(self._judge(), name="health")
                 if not self._look_again:
                     return
-                await asyncio.sleep(_PAUSE_SHARE * (time.monotonic() - began))
+                least = _FAILED_SECONDS if self.trouble else 0.0
+                await asyncio.sleep(max(least, _PAUSE_SHARE * (time.monotonic() - began)))
         finally:
             self._looking = False
 
@@ -246,6 +265,9 @@ class RecoveryApp(App[None]):
 
     async def _leave(self) -> None:
         if any(isinstance(screen, Question) for screen in self.screen_stack):
+            return
+        if self.unfinished:
+            await self.push_screen_wait(Note("Not now", f"{self.unfinished} Wait until that has ended."))
             return
         text = (
             "Leaving this program stops nothing: a capture or restore that runs goes on, and is shown again when the "

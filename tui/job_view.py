@@ -21,6 +21,7 @@ from recovery.work_map import MappedDisk
 
 #: Lines that one poll takes at most: some milliseconds.
 _LINES_A_POLL = 500
+_BYTES_A_POLL = 1 << 20
 _KEPT_LINES = 200
 _KEPT_RATES = 600
 #: A rate is that of so many seconds at least: one chunk more or less makes no difference then.
@@ -103,7 +104,7 @@ class JobView:
         now = self._clock()
         changed = self._take_status(now)
         gone = self.watcher.ended  # before the last lines are read
-        lines = self.watcher.events()
+        lines = self.watcher.events(_BYTES_A_POLL)
         self._pending.extend(lines)
         self._heard = now if lines else self._heard
         for _ in range(min(_LINES_A_POLL, len(self._pending))):

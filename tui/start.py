@@ -48,7 +48,7 @@ def start(recording: Path | None, port: int | None = None) -> None:
     log = log_to_file()
     signal.signal(signal.SIGHUP, _hung_up)
     with _machine(recording) as machine:
-        sys.exit(until_left(lambda: _run(machine, terminal), log))
+        sys.exit(until_left(lambda attaches: _run(machine, terminal, attaches=attaches), log))
 
 
 def _hung_up(number: int, frame: FrameType | None) -> None:
@@ -58,10 +58,13 @@ def _hung_up(number: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def until_left(run: Callable[[], int], log: Path | None, pause_seconds: float = _PAUSE_SECONDS) -> int:
-    """Call ``run`` until it gives 0: the person has left.  What it gave when it broke too often."""
+def until_left(run: Callable[[bool], int], log: Path | None, pause_seconds: float = _PAUSE_SECONDS) -> int:
+    """Call ``run`` until it gives 0: the person has left.  What it gave when it broke too often.
+
+    ``run`` is told whether to begin with the job that runs: not any more after that broke it twice.
+    """
     broke: list[float] = []
-    while (code := run()) != 0:
+    while (code := run(len(broke) < _BREAKS - 1)) != 0:
         broke = [*(at for at in broke if time.monotonic() - at < _BREAKS_SECONDS), time.monotonic()]
         place = f" What happened is in {log}." if log is not None else ""
         _say(f"\nThe interface ended because of an error in it. No job was stopped by that.{place}")
@@ -102,7 +105,7 @@ def _machine(recording: Path | None) -> AbstractContextManager[Machine]:
     return nullcontext(LocalMachine())
 
 
-def _run(machine: Machine, terminal: Terminal) -> int:
+def _run(machine: Machine, terminal: Terminal, *, attaches: bool) -> int:
     from tui.app import RecoveryApp  # after the environment says how to draw
     from tui.page_driver import PageDriver
     from tui.slow_line import AsciiDriver, SlowLineDriver
@@ -110,6 +113,6 @@ def _run(machine: Machine, terminal: Terminal) -> int:
     driver: type[Driver] | None = AsciiDriver if terminal.ascii else SlowLineDriver if terminal.slow else None
     if "web_driver" in os.environ.get("TEXTUAL_DRIVER", ""):
         driver = PageDriver
-    app = RecoveryApp(machine, terminal, driver)
+    app = RecoveryApp(machine, terminal, driver, attaches=attaches)
     app.run()
     return app.return_code or 0

@@ -45,12 +45,16 @@ class EventReader:
         self._file = path.open("rb", buffering=0)
         self._rest = b""
 
-    def read(self) -> list[bytes]:
-        """The whole lines that came since the last call, without their ends."""
-        data = self._rest
-        while piece := self._file.read(1 << 16):
-            data += piece
-        *lines, self._rest = data.split(b"\n")
+    def read(self, most_bytes: int | None = None) -> list[bytes]:
+        """The whole lines that came since the last call, without their ends; ``most_bytes`` of them or little more.
+
+        Then the next call gives more: what it gives is empty only when there is no more.
+        """
+        pieces, size, whole = [self._rest], 0, False
+        while (most_bytes is None or size < most_bytes or not whole) and (piece := self._file.read(1 << 16)):
+            pieces.append(piece)
+            size, whole = size + len(piece), whole or b"\n" in piece
+        *lines, self._rest = b"".join(pieces).split(b"\n")
         return lines
 
     def close(self) -> None:

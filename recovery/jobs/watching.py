@@ -95,9 +95,9 @@ class Watcher:
         self._events.close()
         self._state.close()
 
-    def events(self) -> list[bytes]:
-        """The lines that came since the last call."""
-        return self._events.read()
+    def events(self, most_bytes: int | None = None) -> list[bytes]:
+        """The lines that came since the last call; see :meth:`EventReader.read`."""
+        return self._events.read(most_bytes)
 
     def order(self, order: Order) -> None:
         """Give an order; nothing happens when the job has ended."""

@@ -16,6 +16,7 @@ from recovery.cli.spawn import spawn
 from recovery.devices.disk import Disk
 from recovery.devices.health import Health, read_health
 from recovery.errors import DeviceError
+from recovery.inventory import DiskReport
 from recovery.jobs.folder import list_jobs
 from recovery.repository.repository import Repository
 from tests.support.disks import KIB, MIB, blank
@@ -120,6 +121,41 @@ async def test_an_interface_that_breaks_shows_no_values_and_logs_where(
     assert not app._exit_renderables, "Textual's picture of an error shows what variables hold"
     assert "in work" in caplog.text
     assert "night-watch" not in caplog.text.replace('password = "night-watch"', "")
+
+
+async def test_disks_that_cannot_be_listed_are_told_and_looked_for_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Silent(FileMachine):
+        broken = True
+
+        def survey(self) -> list[DiskReport]:
+            if self.broken:
+                raise DeviceError("udev does not answer", "")
+            return super().survey()
+
+    monkeypatch.setattr("tui.app._FAILED_SECONDS", 0.1)
+    blank(folder / "a.img", MIB)
+    machine = Silent(folder)
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, says(pilot, "could not be listed: udev does not answer", "tried again"))
+        machine.broken = False
+        await until(pilot, says(pilot, "One disk was found", "a.img"))
+        assert "could not be listed" not in screen_text(pilot)
+
+
+async def test_the_program_is_not_left_while_it_erases_a_disk(folder: Path) -> None:
+    app = app_for(FileMachine(folder))
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, says(pilot, "No disk was found"))
+        app.unfinished = "sdb is being erased."
+        await pilot.press("f10")
+        await until(pilot, says(pilot, "Not now", "sdb is being erased. Wait until that has ended."))
+        await pilot.press("enter")
+        app.unfinished = ""
+        await pilot.press("f10")
+        await until(pilot, says(pilot, "Leave the program?"))
 
 
 class DyingDisk(FileMachine):

@@ -147,6 +147,19 @@ def events(tmp_path: Path) -> Iterator[tuple[EventWriter, Path]]:
     os.close(file)
 
 
+def test_a_long_past_is_read_in_pieces_that_end_with_lines(events: tuple[EventWriter, Path]) -> None:
+    writer, path = events
+    texts = ["x" * length for length in (10, 300_000, 5, 70_000, 1)]
+    for text in texts:
+        writer.write("text", {"text": text})
+    reader, found = EventReader(path), list[list[bytes]]()
+    while lines := reader.read(1000):
+        found.append(lines)
+    reader.close()
+    assert [json.loads(line)["text"] for lines in found for line in lines] == texts
+    assert len(found) > 1
+
+
 def test_events_are_followed_in_whole_lines(events: tuple[EventWriter, Path]) -> None:
     writer, path = events
     reader = EventReader(path)

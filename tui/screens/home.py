@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 from textual.containers import VerticalScroll
@@ -10,9 +11,10 @@ from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
 
 from recovery.devices.live import medium_check
+from recovery.errors import UsageError
 from recovery.inventory import DiskReport, shown
 from recovery.jobs.folder import Job, list_jobs
-from recovery.jobs.watching import status_of
+from recovery.jobs.watching import attach, status_of
 from tui.glyphs import Glyphs
 from tui.screens.base import PlainScreen
 from tui.screens.job import JobScreen
@@ -20,6 +22,7 @@ from tui.screens.menu import ENTRIES, begin_entry
 from tui.widgets.disk_list import card
 
 _JOBS_SECONDS = 2.0
+_QUESTION, _ANSWERED = (f'{{"message_type":"{kind}"'.encode() for kind in ("question", "answered"))
 
 
 class HomeScreen(PlainScreen[None]):
@@ -64,6 +67,10 @@ class HomeScreen(PlainScreen[None]):
         glyphs: Glyphs = self.recovery.terminal.glyphs
         place = self.query_one("#disks", VerticalScroll)
         place.remove_children()
+        if self.recovery.trouble:
+            words = f"The disks could not be listed: {self.recovery.trouble}. It is tried again."
+            place.mount(Static(words, classes="warning", markup=False))
+            return
         if not reports:
             place.mount(Static("No disk was found. Plug one in: it will appear here.", markup=False))
             return
@@ -108,9 +115,9 @@ class HomeScreen(PlainScreen[None]):
 
     async def _come_back(self) -> None:
         """To what runs: the interface may have broken, or its line been lost."""
-        job = await self.recovery.ask(_newest_at_work)
+        job = await self.recovery.ask(_newest_at_work) if self.recovery.attaches else None
         if job is not None:
-            await self._watch(job)
+            self.begin(partial(self._watch, job))  # unless the person has begun something meanwhile
 
     async def _watch(self, job: str) -> None:
         await self.recovery.push_screen_wait(JobScreen(job))
@@ -119,8 +126,22 @@ class HomeScreen(PlainScreen[None]):
 def _newest_at_work() -> str | None:
     """The number of a job that runs, and does not wait for an answer; whoever asked for that has its screen."""
     running = [job for job in list_jobs() if job.running]
-    states = [(job, status_of(job)) for job in sorted(running, key=lambda job: job.record.started, reverse=True)]
-    return next((job.id for job, status in states if status is not None and not status.asks), None)
+    newest_first = sorted(running, key=lambda job: job.record.started, reverse=True)
+    return next((job.id for job in newest_first if not _asks(job)), None)
+
+
+def _asks(job: Job) -> bool:
+    """Whether it waits for an answer; by its events where it is too busy to tell."""
+    status = status_of(job)
+    if status is not None:
+        return status.asks
+    try:
+        with attach(job) as watcher:
+            lines = watcher.events()
+    except UsageError:
+        return True  # it is gone
+    kinds = [line for line in lines if line.startswith((_QUESTION, _ANSWERED))]
+    return bool(kinds) and kinds[-1].startswith(_QUESTION)
 
 
 def _line(job: Job) -> str:

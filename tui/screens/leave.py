@@ -8,7 +8,7 @@ from recovery.inventory import shown
 from recovery.jobs.folder import Job, list_jobs
 from tui.leaving import stop_jobs
 from tui.machine import Leave
-from tui.modals import Question
+from tui.modals import Note, Question
 
 if TYPE_CHECKING:
     from tui.app import RecoveryApp
@@ -19,6 +19,9 @@ _WORDS: dict[Leave, str] = {"reboot": "restart", "poweroff": "switch off"}
 async def leave_machine(app: RecoveryApp, how: Leave) -> None:
     """Restart it or switch it off, after asking; what runs on it is named, and stopped first when that is wanted."""
     word = _WORDS[how]
+    if app.unfinished:
+        await app.push_screen_wait(Note("Not now", f"{app.unfinished} Wait until that has ended."))
+        return
     jobs = await app.ask(_running)
     if not jobs:
         text = f"This machine will {word}. Nothing is running."

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable, Collection, Coroutine, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -17,13 +17,17 @@ from textual.widgets.option_list import Option
 
 from recovery.destination import Destination, NotClosed
 from recovery.errors import RecoveryError, Refused
-from recovery.inventory import DiskReport
+from recovery.formatting import FormatPlan
+from recovery.inventory import DiskReport, shown
 from recovery.places import Folder, look_into
 from tui.modals import Note, Question
 from tui.screens.base import StepScreen
 from tui.screens.erase import EraseScreen, WhichDiskScreen
 from tui.screens.folder import FolderScreen
 from tui.screens.place_entries import NEW_FOLDER, WRITING, Entry, Place, Purpose, Seen, entries, fresh_folder
+
+if TYPE_CHECKING:
+    from tui.app import RecoveryApp
 
 __all__ = ["Place", "PlaceScreen"]
 
@@ -236,7 +240,7 @@ class PlaceScreen(StepScreen[Place]):
             return
         made = await self._working(
             f"Erasing {report.disk.name} and making a filesystem on it ...",
-            lambda: self.recovery.borrowed.add(machine.format(plan)),
+            lambda: _erased(self.recovery, plan),
         )
         await self._take(made)
 
@@ -258,6 +262,15 @@ class PlaceScreen(StepScreen[Place]):
             if self not in self.app.screen_stack:
                 raise _Left
             self._say("")
+
+
+def _erased(app: RecoveryApp, plan: FormatPlan) -> Destination:
+    """Erase it, in a thread; meanwhile the program is not left."""
+    app.unfinished = f"{shown(plan.short_name)} is being erased, and would be left neither empty nor usable."
+    try:
+        return app.borrowed.add(app.machine.format(plan))
+    finally:
+        app.unfinished = ""
 
 
 def _look_at_mounted(
