@@ -54,8 +54,8 @@ class HomeScreen(PlainScreen[None]):
         """Follow disks and jobs."""
         self.query_one("#menu").focus()
         self.recovery.surveyed.subscribe(self, self.show_disks)
-        if self.recovery.reports is not None:
-            self.show_disks(self.recovery.reports)
+        if self.recovery.reports is not None or self.recovery.trouble:
+            self.show_disks(self.recovery.reports or ())
         self._jobs: list[tuple[str, str]] = []
         self._show_jobs()
         self.set_interval(_JOBS_SECONDS, self._show_jobs)
