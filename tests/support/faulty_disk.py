@@ -17,6 +17,7 @@ import msgspec
 
 from recovery.devices.fuse import read_spec, serve, served
 from tests.support.disks import loop
+from tests.support.program import ROOT
 
 NAME = "disk"
 
@@ -48,6 +49,7 @@ class Faults(msgspec.Struct, frozen=True):
 @contextmanager
 def faulty_disk(faults: Faults) -> Iterator[Path]:
     """The block device of a disk with ``faults`` (needs root)."""
+    os.environ["PYTHONPATH"] = str(ROOT)  # the server is a module of the tests, which are not installed
     with served("tests.support.faulty_disk", faults, needed_for="a disk with faults") as folder:
         with loop(folder / NAME) as device:
             yield device
