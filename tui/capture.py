@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from recovery.cli.requests import CaptureRequest, VerifyRequest
@@ -56,9 +56,6 @@ class CaptureJourney(Journey):
             Step("Review", self._review_screen, self._keep("view"), final=True),
             Step("Work", self._job_screen, self._keep("wanted"), final=True),
         ]
-
-    def _keep(self, name: str) -> Callable[[Any], None]:
-        return lambda answer: setattr(self, name, answer)
 
     def _place_screen(self) -> StepScreen[Any]:
         assert self.sources is not None

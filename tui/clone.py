@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from recovery.cli.requests import CloneRequest
@@ -48,9 +48,6 @@ class CloneJourney(Journey):
             Step("Work", self._job_screen, lambda wanted: None, final=True),
             Step("Next", self._finished_screen, lambda answer: None, final=True),
         ]
-
-    def _keep(self, name: str) -> Callable[[Any], None]:
-        return lambda answer: setattr(self, name, answer)
 
     def _source_screen(self) -> StepScreen[Any]:
         return SourceScreen(chosen=self.source.disk.path if self.source else "")

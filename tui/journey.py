@@ -37,6 +37,10 @@ class Journey:
         """In their order."""
         raise NotImplementedError
 
+    def _keep(self, name: str) -> Callable[[Any], None]:
+        """What keeps a step's answer as the journey's ``name``."""
+        return lambda answer: setattr(self, name, answer)
+
     async def run(self) -> None:
         """From the first screen until the last was answered, or the person went back before the first."""
         steps = self.steps()

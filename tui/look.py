@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -67,9 +67,6 @@ class LookJourney(Journey):
             Step("What is in it", self._contents_screen, self._keep("chosen")),
             Step("One of them", self._details_screen, self._keep("wanted")),
         ]
-
-    def _keep(self, name: str) -> Callable[[Any], None]:
-        return lambda answer: setattr(self, name, answer)
 
     def _place_screen(self) -> StepScreen[Any] | None:
         return None if self._inside else PlaceScreen("read", chosen=self.place)

@@ -12,11 +12,12 @@ given to ``chpasswd`` through its input.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -62,8 +63,16 @@ def remote_help() -> RemoteHelp | None:
 
 
 def switch_on() -> RemoteHelp:
-    """Give root a password and start the server.  Raises Refused, ProgramMissing, DeviceError; it is off then."""
+    """Give root a password and start the server; what is on already is given as it is.
+
+    Raises Refused, ProgramMissing, DeviceError; it is off then.
+    """
     _check_live()
+    with _alone():
+        return remote_help() or _switch_on()
+
+
+def _switch_on() -> RemoteHelp:
     made = RemoteHelp(make_password())
     _keep(made)
     try:
@@ -95,6 +104,16 @@ def switch_off() -> None:
             errors.append(error)
     if errors:
         raise errors[0]
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """One screen at a time: a second password would end the first one."""
+    place = _kept().with_suffix(".lock")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with place.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _check_live() -> None:

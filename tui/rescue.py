@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,9 +118,6 @@ class FilesOfBroken(Journey):
             Step("Review", self._review_screen, self._keep("view"), final=True),
             Step("Work", self._job_screen, lambda wanted: None, final=True),
         ]
-
-    def _keep(self, name: str) -> Callable[[Any], None]:
-        return lambda answer: setattr(self, name, answer)
 
     def _keep_source(self, source: Place) -> None:
         if self.source is None or self.source.folder != source.folder:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from recovery.cli.requests import RestoreRequest
@@ -80,9 +80,6 @@ class RestoreJourney(Journey):
             Step("Work", self._job_screen, lambda wanted: None, final=True),
             Step("Next", self._finished_screen, self._keep_next, final=True),
         ]
-
-    def _keep(self, name: str) -> Callable[[Any], None]:
-        return lambda answer: setattr(self, name, answer)
 
     # -- which image
 

@@ -97,6 +97,7 @@ def observe(folder: Path) -> dict[str, Any]:
         kept = Path("/run/recovery/remote-help")
         seen |= {
             "shown again": remote_help() == made,
+            "the same for who switches it on too": switch_on().password == made.password,
             "mode": oct(kept.stat().st_mode & 0o777),
             "key": made.fingerprint in _said("ssh-keygen", "-l", "-f", "/etc/ssh/ssh_host_ed25519_key.pub"),
             "wrong password": _login(folder, "0000-0000-0000", "true").wait(timeout=_SECONDS),

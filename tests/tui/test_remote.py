@@ -60,6 +60,7 @@ def test_the_password_that_is_shown_lets_in_and_another_does_not(seen: dict[str,
 
 def test_every_screen_of_the_machine_can_show_the_password_and_no_other_user_read_it(seen: dict[str, Any]) -> None:
     assert seen["shown again"]
+    assert seen["the same for who switches it on too"]
     assert seen["mode"] == "0o600"
     assert not seen["password told"]
 

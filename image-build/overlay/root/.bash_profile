@@ -2,7 +2,7 @@
 [ ! -r ~/.bashrc ] || . ~/.bashrc
 export LANG=C.UTF-8
 case $(tty) in
-    /dev/tty1 | /dev/ttyS0)
+    /dev/tty1 | /dev/ttyS* | /dev/ttyAMA* | /dev/ttyUSB* | /dev/hvc*)
         # A serial line tells no size.
         [ "$(stty size 2>/dev/null)" != "0 0" ] || stty rows 24 cols 80
         recovery tui
