@@ -276,5 +276,5 @@ class RecoveryApp(App[None]):
         answer = await self.push_screen_wait(
             Question("Leave the program?", text, [("stay", "Stay here"), ("leave", "Leave")])
         )
-        if answer == "leave":
+        if answer == "leave" and not self.unfinished:
             self.exit()

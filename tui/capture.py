@@ -85,7 +85,7 @@ class CaptureJourney(Journey):
         chosen = [machine.chosen(report.disk) for report in self.sources.reports]
         request = CaptureRequest(
             sources=tuple(machine.place(report.disk) for report in self.sources.reports),
-            chosen=tuple(disk for disk in chosen if disk is not None),
+            chosen=tuple(disk for disk in chosen if disk is not None) if None not in chosen else (),
             without=self.sources.without,
             verify=self.options.verify,
             audit=self.options.audit,

@@ -16,6 +16,7 @@ from recovery.devices.health import Health, health
 from recovery.devices.live import live_system
 from recovery.devices.power import on_battery
 from recovery.devices.safety import source_problems, target_problems
+from recovery.devices.usage import System
 from recovery.errors import RecoveryError
 from recovery.image.machine import this_machine
 from recovery.image.manifest import Machine as MachineFacts
@@ -138,7 +139,9 @@ class LocalMachine:
 
     def unmount(self, folder: Path) -> tuple[str, ...]:
         """With its disk's write protection."""
-        return destination.unmount(folder).held
+        device = next((made.device for made in places.mounted() if Path(made.folder) == folder), "")
+        held = destination.unmount(folder).held
+        return (*held, *_mounted_beside(device)) if device else held
 
     def plan_format(self, disk: Disk) -> formatting.FormatPlan:
         """As the engine sees the disk now, which must be the one that was listed."""
@@ -165,6 +168,13 @@ class LocalMachine:
     def leave(self, how: Leave) -> None:
         """By systemd."""
         run(["systemctl", how], needed_for="leaving the system", timeout_seconds=30)
+
+
+def _mounted_beside(device: str) -> list[str]:
+    """Other filesystems of the same disk that are mounted."""
+    system = System()
+    disk = system.whole_disk(Path(device).name)
+    return [made.device for made in places.mounted() if system.whole_disk(Path(made.device).name) == disk]
 
 
 def _asked(question: Callable[[], list[str]]) -> list[str]:

@@ -321,6 +321,9 @@ async def test_a_disk_that_is_plugged_in_appears_and_one_that_went_loses_its_mar
         (folder / "sda.img").unlink()
         screen.pilot.app.look()  # type: ignore[attr-defined]
         await screen.shown(DisksScreen, "sdc.img", "To be saved: sdb.img;")
+        (folder / "sdc.img").replace(folder / "sdb.img")  # another one under its name
+        screen.pilot.app.look()  # type: ignore[attr-defined]
+        await screen.shown(DisksScreen, "sdb.img", "No disk is marked")
 
 
 async def test_places_say_what_they_are_and_a_folder_can_be_typed(disks: Path, tmp_path: Path) -> None:

@@ -299,6 +299,21 @@ async def test_a_plan_that_is_agreed_to_at_another_screen_goes_on_at_this_one(wo
     assert same_filesystem(world.disk(OLD), world.disk(NEW))
 
 
+async def test_going_back_just_after_a_plan_was_agreed_to_elsewhere_shows_what_was_done(world: World) -> None:
+    app = app_for(world.machine())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_review(pilot, app)
+        review = await until_plan(pilot)
+        (job,) = running()
+        with attach(job) as other:
+            other.order(Order("answer", NEW))
+            while not other.ended:  # this screen does not come to look before the key is pressed
+                other.wait(0.1)
+        review.action_back()
+        await through_work(pilot)
+    assert same_filesystem(world.disk(OLD), world.disk(NEW))
+
+
 async def test_the_disks_of_an_image_are_put_back_one_after_the_other(world: World) -> None:
     app = app_for(world.machine())
     async with app.run_test(size=(80, 24)) as pilot:

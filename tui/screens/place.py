@@ -42,6 +42,9 @@ _NOT_CLOSED = (
 )
 
 
+_UNFINISHED = "{} is being erased, and would be left neither empty nor usable."
+
+
 class _Left(Exception):
     """The screen was left meanwhile: nobody waits for what comes now."""
 
@@ -238,6 +241,8 @@ class PlaceScreen(StepScreen[Place]):
             raise Refused(f"{plan.disk.path} is to be saved itself", "Choose another disk for the image.")
         if not await self.recovery.push_screen_wait(EraseScreen(plan)):
             return
+        # Not left from now on; what does it takes that back.
+        self.recovery.unfinished = _UNFINISHED.format(shown(plan.short_name))
         made = await self._working(
             f"Erasing {report.disk.name} and making a filesystem on it ...",
             lambda: _erased(self.recovery, plan),
@@ -256,17 +261,18 @@ class PlaceScreen(StepScreen[Place]):
         self._busy = True
         self._say(sentence)
         try:
-            return await self.recovery.ask(question)
+            found = await self.recovery.ask(question)
         finally:
             self._busy = False
-            if self not in self.app.screen_stack:
-                raise _Left
-            self._say("")
+            if self in self.app.screen_stack:
+                self._say("")
+        if self not in self.app.screen_stack:
+            raise _Left
+        return found
 
 
 def _erased(app: RecoveryApp, plan: FormatPlan) -> Destination:
-    """Erase it, in a thread; meanwhile the program is not left."""
-    app.unfinished = f"{shown(plan.short_name)} is being erased, and would be left neither empty nor usable."
+    """Erase it, in a thread."""
     try:
         return app.borrowed.add(app.machine.format(plan))
     finally:

@@ -165,6 +165,11 @@ class ReviewScreen(StepScreen[JobView]):
             except RecoveryError as error:
                 self._fail([Failure(error.message, error.hint, error.exit_code)])
             await self._changed.wait()
+            if self._view is not None:
+                self._view.poll()
+                if self._view.decided:  # just before, at another screen
+                    self.answer(self._view)
+                    return
             self._asked = False
             self.query_one("#start", Button).disabled = True
             await self._decline()

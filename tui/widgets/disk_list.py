@@ -12,6 +12,7 @@ from textual.message import Message
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
+from recovery.devices.disk import Disk
 from recovery.inventory import DiskReport, shown
 from recovery.units import format_bytes
 from tui.glyphs import Glyphs
@@ -40,6 +41,16 @@ def transport(kind: str | None) -> str:
 Why = Callable[[DiskReport], str | None]
 #: What is worth knowing of a disk that can be chosen, in a sentence; empty when nothing is.
 Note = Callable[[DiskReport], str]
+
+
+def is_same(one: Disk, other: Disk) -> bool:
+    """Whether two looks at a path saw one disk."""
+    return (one.diskseq, one.serial, one.size_bytes, one.file_id) == (
+        other.diskseq,
+        other.serial,
+        other.size_bytes,
+        other.file_id,
+    )
 
 
 def headline(report: DiskReport) -> str:
@@ -128,8 +139,13 @@ class DiskList(OptionList):
         found = {report.disk.path: report for report in reports}
         problems = {path: self._why_not(report) for path, report in found.items()}
         before = self.pointed.disk.path if self.pointed is not None else self._wanted
+        replaced = {
+            path
+            for path, report in found.items()
+            if path in self._reports and not is_same(report.disk, self._reports[path].disk)
+        }
         self._reports = found
-        lost = {path for path in self._marked if path not in found or problems[path]}
+        lost = {path for path in self._marked if path not in found or problems[path] or path in replaced}
         self._marked -= lost
         options = [
             Option(
