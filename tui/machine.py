@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from recovery import destination, formatting, places
 from recovery.command import run
-from recovery.devices.disk import Disk, DiskIdentity, check_chosen, identity, watch_disks
+from recovery.devices.disk import Disk, DiskIdentity, check_chosen, disk_for, identity, watch_disks
 from recovery.devices.health import Health, health
 from recovery.devices.live import live_system
 from recovery.devices.power import on_battery
@@ -49,6 +49,9 @@ class Machine(Protocol):
 
     def chosen(self, disk: Disk) -> DiskIdentity | None:
         """What a request says that the disk must be; None where what stands for it cannot be told apart by that."""
+
+    def check_same(self, disk: Disk) -> None:
+        """Raise Refused when another disk has taken its name since it was listed, DeviceError when it is gone."""
 
     def source_problems(self, disk: Disk, repository: Path | None) -> list[str]:
         """Why it may not be captured now."""
@@ -114,6 +117,10 @@ class LocalMachine:
     def chosen(self, disk: Disk) -> DiskIdentity | None:
         """By its serial number, size and what else names it."""
         return identity(disk)
+
+    def check_same(self, disk: Disk) -> None:
+        """By a new look at it."""
+        check_chosen(identity(disk), disk_for(disk.place))
 
     def source_problems(self, disk: Disk, repository: Path | None) -> list[str]:
         """As the engine will say when the capture is planned."""

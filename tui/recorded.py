@@ -257,6 +257,9 @@ class RecordedMachine:
         with self._guard:
             return [self._mounted[device] for device in sorted(self._mounted)]
 
+    def check_same(self, disk: Disk) -> None:
+        """Disks that come and go do so by the recording, under names of their own."""
+
     def chosen(self, disk: Disk) -> DiskIdentity | None:
         """The files that stand for disks have none of what names those."""
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -172,6 +173,20 @@ async def test_what_was_not_closed_is_put_in_order_only_after_asking(tmp_path: P
         await until(places.pilot, lambda: bool(places.answers))
     assert machine.mended
     assert places.answers == [Place(tmp_path / "recovery", False, f"{disk}1", 1 << 39)]
+
+
+async def test_a_filesystem_of_a_disk_that_took_the_place_of_the_one_asked_about_is_not_touched(tmp_path: Path) -> None:
+    disk = gpt_disk(tmp_path / "sda.img", 32 * MIB, 16 * MIB, content_mib=1)
+    machine = UncleanMachine(tmp_path)
+    async with asked(machine, PlaceScreen("store")) as places:
+        await places.choose(f"mount:{disk}1")
+        await places.shown(Question, "was not closed cleanly")
+        shutil.copyfile(disk, tmp_path / "another")
+        (tmp_path / "another").replace(disk)
+        places.pilot.app.look()  # type: ignore[attr-defined]
+        await places.pilot.press("tab", "enter")
+        await places.shown(Note, "This did not work", "no longer", "file id was")
+    assert not machine.mended
 
 
 async def test_a_folder_that_is_no_repository_is_not_read_from(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
 
 from recovery.destination import Destination, NotClosed
+from recovery.devices.disk import Disk
 from recovery.errors import RecoveryError, Refused
 from recovery.formatting import FormatPlan
 from recovery.inventory import DiskReport, shown
@@ -24,7 +25,7 @@ from tui.modals import Note, Question
 from tui.screens.base import StepScreen
 from tui.screens.erase import EraseScreen, WhichDiskScreen
 from tui.screens.folder import FolderScreen
-from tui.screens.place_entries import NEW_FOLDER, WRITING, Entry, Place, Purpose, Seen, entries, fresh_folder
+from tui.screens.place_entries import NEW_FOLDER, WRITING, Entry, Place, Purpose, Seen, disk_of, entries, fresh_folder
 
 if TYPE_CHECKING:
     from tui.app import RecoveryApp
@@ -189,18 +190,29 @@ class PlaceScreen(StepScreen[Place]):
 
         self.recovery.begin(guarded)
 
-    async def _use_device(self, entry: Entry, unclean: bool = False) -> None:
-        """Mount it; where it holds one repository, or room for one, that is the answer."""
+    async def _use_device(self, entry: Entry, unclean: bool = False, disk: Disk | None = None) -> None:
+        """Mount it; where it holds one repository, or room for one, that is the answer.
+
+        ``disk``: the one that was asked about; else the one that is listed now.
+        """
         device = entry.device
         assert device is not None
-        mount = partial(self.recovery.machine.mount, read_only=self._purpose not in WRITING, unclean=unclean)
+        machine, borrowed = self.recovery.machine, self.recovery.borrowed
+        disk = disk or disk_of(str(device), self.recovery.reports or ())
+
+        def mount() -> Destination:
+            if disk is not None:
+                machine.check_same(disk)
+            made = machine.mount(device, read_only=self._purpose not in WRITING, unclean=unclean)
+            return borrowed.add(made)
+
         try:
-            made = await self._working(f"Mounting {device.name} ...", lambda: self.recovery.borrowed.add(mount(device)))
+            made = await self._working(f"Mounting {device.name} ...", mount)
         except NotClosed:
             text = _NOT_CLOSED.format(device=device.name)
             buttons = [("cancel", "Cancel"), ("mount", "Put it in order and use it")]
             if await self.recovery.push_screen_wait(Question("Not closed cleanly", text, buttons)) == "mount":
-                await self._use_device(entry, unclean=True)
+                await self._use_device(entry, unclean=True, disk=disk)
             return
         await self._take(made)
 
@@ -245,7 +257,7 @@ class PlaceScreen(StepScreen[Place]):
         self.recovery.unfinished = _UNFINISHED.format(shown(plan.short_name))
         made = await self._working(
             f"Erasing {report.disk.name} and making a filesystem on it ...",
-            lambda: _erased(self.recovery, plan),
+            partial(_erased, self.recovery, plan),
         )
         await self._take(made)
 
