@@ -6,8 +6,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from textual.app import App
@@ -237,10 +238,15 @@ class RecoveryApp(App[None]):
 
         self.run_worker(begin(), name="watch")
 
-    async def give_back(self) -> None:
-        """Unmount what was mounted for the person, where nothing uses it any more; and say so."""
-        free = await self.ask(self.borrowed.give_back)
-        if free:
+    async def give_back(self, only: Collection[Path] | None = None) -> None:
+        """Unmount what was mounted for the person, where nothing uses it any more, and say so.
+
+        ``only``: these folders alone, which were a step on the way: nothing is said of them.
+        """
+        free = await self.ask(self.borrowed.give_back, only)
+        if only is not None:
+            self.look()
+        elif free:
             names = " and ".join(shown(device.removeprefix("/dev/")) for device in free)
             self.notify(f"{names} {'is' if len(free) == 1 else 'are'} no longer open: you can unplug the disk.")
             self.look()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from recovery.destination import Destination
@@ -25,15 +25,18 @@ class Borrowed:
         self._devices[Path(made.folder)] = made.device
         return made
 
-    def give_back(self) -> tuple[str, ...]:
-        """Unmount them; the devices whose disks nothing holds any more, and can be unplugged now.  For a thread.
+    def give_back(self, only: Collection[Path] | None = None) -> tuple[str, ...]:
+        """Unmount them, or ``only`` these; the devices whose disks nothing holds any more, and can be unplugged now.
 
+        For a thread.
         While a job runs nothing is: it may be about to use them.  What is in use is kept, and tried the next time.
         """
         if not self._devices or any(job.running for job in list_jobs()):
             return ()
         free = []
         for folder, device in list(self._devices.items()):
+            if only is not None and folder not in only:
+                continue
             try:
                 held = self._unmount(folder)
             except RecoveryError as error:

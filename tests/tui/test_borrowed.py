@@ -14,13 +14,14 @@ from recovery.cli.spawn import spawn
 from recovery.repository.repository import Repository
 from tests.support.disks import MIB, blank, run
 from tests.tui.support import app_for, jobs_in, says, until
-from tests.tui.test_places import recorded
+from tests.tui.test_places import asked, recorded
 from tests.tui.world import choose, reaches
 from tui.app import RecoveryApp
 from tui.borrowed import Borrowed
+from tui.modals import Note
 from tui.screens.home import HomeScreen
 from tui.screens.menu import begin_entry
-from tui.screens.place import PlaceScreen
+from tui.screens.place import Place, PlaceScreen
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 
@@ -91,6 +92,27 @@ async def test_a_disk_that_was_opened_to_look_at_can_be_unplugged_after_it(tmp_p
             await reaches(pilot, HomeScreen)
             await until(pilot, lambda: not machine.destinations())
             await until(pilot, lambda: "sdb1 is no longer open: you can unplug the disk." in told(app))
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("inside", [False, True])
+async def test_what_was_opened_on_the_way_is_given_back_when_the_place_is_chosen(tmp_path: Path, inside: bool) -> None:
+    with jobs_in(tmp_path / "jobs"), recorded(tmp_path) as machine:
+        screen = PlaceScreen("read")
+        async with asked(machine, screen) as places:
+            await places.choose("mount:/dev/sdb1")
+            await places.shown(Note, "No repository there")
+            await places.pilot.press("enter")
+            await places.shown(PlaceScreen, "No repository was found in it")
+            (made,) = machine.destinations()
+            chosen = Path(made.folder) / "deep" if inside else tmp_path / "elsewhere"
+            screen.answer(Place(chosen, True, "", 1))
+            await until(places.pilot, lambda: bool(places.answers))
+            if inside:
+                await places.pilot.pause(1)
+                assert machine.destinations() == [made]
+            else:
+                await until(places.pilot, lambda: not machine.destinations())
 
 
 def told(app: RecoveryApp) -> list[str]:

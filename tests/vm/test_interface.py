@@ -101,7 +101,7 @@ def capture(person: Person) -> None:
 def restore(person: Person) -> None:
     """The second journey."""
     person.choose("What do you want to do", "Restore a machine")
-    person.choose("Where is the repository", "backup")
+    person.choose("Where are the images kept", "backup")
     person.answer("Show what I type", PASSWORD)
     person.choose("Which system image", "sda")
     person.choose("All of it, or only one partition", "The whole disk")

@@ -82,7 +82,7 @@ class PlaceScreen(StepScreen[Place]):
         """
         super().__init__()
         self.TITLE = title or (  # type: ignore[misc]
-            "Where is the image to be kept?" if purpose == "store" else "Where is the repository?"
+            "Where is the image to be kept?" if purpose == "store" else "Where are the images kept?"
         )
         self._purpose: Purpose = purpose
         self._kept_off, self._needed_bytes = kept_off, needed_bytes
@@ -90,6 +90,8 @@ class PlaceScreen(StepScreen[Place]):
         self._entries: list[Entry] = []
         self._mounted: tuple[tuple[Destination, tuple[Folder, ...]], ...] = ()
         self._busy = False
+        #: What was mounted from here.
+        self._opened: set[Path] = set()
 
     def body(self) -> Iterable[Any]:
         """The list, and what is being done."""
@@ -114,6 +116,17 @@ class PlaceScreen(StepScreen[Place]):
         """Look again."""
         self.recovery.look()
         self._begin_looking()
+
+    def answer(self, value: Any) -> None:
+        """What was mounted from here and is not the answer is given back: its disk may be the target of a restore."""
+        super().answer(value)
+        others = (
+            {folder for folder in self._opened if not value.folder.is_relative_to(folder)}
+            if isinstance(value, Place)
+            else set()  # they are given back at the end of the journey
+        )
+        if others:
+            self.recovery.begin(partial(self.recovery.give_back, others))
 
     # -- looking
 
@@ -217,6 +230,7 @@ class PlaceScreen(StepScreen[Place]):
         await self._take(made)
 
     async def _take(self, made: Destination) -> None:
+        self._opened.add(Path(made.folder))
         self.recovery.look()  # its disk is in use now
         if not self.on_top:  # the person reads the help: the list shows it
             self._begin_looking()

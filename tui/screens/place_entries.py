@@ -30,8 +30,8 @@ _LEAST_BYTES = 64 * MIB
 
 _SAVED = "It is on a disk that is to be saved: a copy cannot be kept on the disk that it is made of."
 _INVITATIONS: dict[Purpose, str] = {
-    "store": "choose it to look for a repository there, or to make one",
-    "read": "choose it to look for a repository there; nothing is written",
+    "store": "choose it to keep the image there",
+    "read": "choose it to look for images there; nothing is written",
     "look": "choose it to open it; nothing is written",
     "files": "choose it to put the copies there",
 }
@@ -90,10 +90,14 @@ def entries(
     if typed is not None and str(typed.folder) not in known:
         found.append(_typed(typed, seen.reports))
     held = {made.device for made, _ in seen.mounted}
+    places = [
+        place for place in attached(seen.reports, read_only=purpose not in WRITING) if str(place.device) not in held
+    ]
+    if purpose != "look":  # images are kept on disks that are plugged in, more often than not
+        places.sort(key=lambda place: place.disk.transport != "usb" and not place.disk.removable)
     found += [
         _kept_off(_attached(place, purpose)) if place.disk.path in kept_off else _attached(place, purpose)
-        for place in attached(seen.reports, read_only=purpose not in WRITING)
-        if str(place.device) not in held
+        for place in places
     ]
     found = [_judged(_trusted(entry, purpose, seen.reports), needed_bytes, purpose) for entry in found]
     if purpose in WRITING:
