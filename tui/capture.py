@@ -60,7 +60,7 @@ class CaptureJourney(Journey):
     def _place_screen(self) -> StepScreen[Any]:
         assert self.sources is not None
         return PlaceScreen(
-            "store", kept_off=self.sources.paths, needed_bytes=self.sources.used_bytes, chosen=self.place
+            "store", kept_off=self.sources.disks, needed_bytes=self.sources.used_bytes, chosen=self.place
         )
 
     def _password_screen(self) -> StepScreen[Any] | None:

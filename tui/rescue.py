@@ -131,7 +131,7 @@ class FilesOfBroken(Journey):
     def _target_screen(self) -> StepScreen[Any]:
         assert self.source is not None
         disk = disk_of(self.source.device, self.app.reports or ())
-        return CopyToScreen(kept_off=[disk.path] if disk is not None else (), chosen=self.target)
+        return CopyToScreen(kept_off=[disk] if disk is not None else (), chosen=self.target)
 
     def _review_screen(self) -> StepScreen[Any]:
         assert self.source is not None

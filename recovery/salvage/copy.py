@@ -123,11 +123,18 @@ def _walk(
         yield path, status
         if not stat.S_ISDIR(status.st_mode) or (path.is_mount() and path not in paths):
             continue
-        try:
-            with os.scandir(path) as entries:
-                waiting += sorted((Path(entry.path) for entry in entries), reverse=True)
-        except OSError as error:
-            tell(path, f"the folder could not be read: {error.strerror}")
+        waiting += sorted(_inside(path, tell), reverse=True)
+
+
+def _inside(folder: Path, tell: Callable[[Path, str], None]) -> list[Path]:
+    """What is in the folder: as much of it as can be read, where reading it breaks off midway."""
+    found: list[Path] = []
+    try:
+        with os.scandir(folder) as entries:
+            found.extend(Path(entry.path) for entry in entries)
+    except OSError as error:
+        tell(folder, f"the folder could not be read to its end, and more may be missing from it: {error.strerror}")
+    return found
 
 
 def _make_target(to: Path, size: Size) -> None:

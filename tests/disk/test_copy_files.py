@@ -75,6 +75,31 @@ def test_a_file_with_bad_sectors_is_copied_with_zeros_there_and_named(tmp_path: 
     assert [problem for _, problem in done.problems] == ["8.00 KiB of it could not be read, and are zeros in the copy"]
 
 
+def test_a_folder_that_can_be_read_in_part_gives_that_part_and_is_named(tmp_path: Path) -> None:
+    disk = blank(tmp_path / "disk.img", 32 * MIB)
+    seed = ("-E", "hash_seed=5e1ec7ed-0000-4000-8000-000000000001")  # the order in which names are given
+    run("mkfs.ext4", "-q", "-F", "-b", "4096", "-O", "dir_index,^has_journal", *seed, disk)
+    names = {f"{number:04}-{'x' * 80}" for number in range(400)}
+    with loop(disk) as device, mounted(device, tmp_path / "mounted") as root:
+        (root / "many").mkdir()
+        for name in sorted(names):
+            (root / "many" / name).write_text(name)
+    blocks = run("debugfs", "-R", "blocks /many", disk).split()
+    assert len(blocks) > 10
+    with (
+        with_bad_blocks(disk, [int(blocks[-1]) * 4096], tmp_path) as damaged,
+        loop(damaged, read_only=True) as device,
+        mounted(device, tmp_path / "mounted", "ro") as root,
+    ):
+        done = copy_files([root / "many"], root, tmp_path / "to", Progress())
+    copied = {path.name for path in (tmp_path / "to/many").iterdir()}
+    assert copied < names
+    assert copied
+    assert [(Path(path).name, "could not be read to its end" in problem) for path, problem in done.problems] == [
+        ("many", True)
+    ]
+
+
 def test_nothing_that_is_there_is_replaced(tmp_path: Path) -> None:
     source, to = tmp_path / "source", tmp_path / "to"
     source.mkdir()

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
 from recovery.destination import Destination, NotClosed
+from recovery.devices.disk import Disk
 from recovery.surveyor import SILENT
 from tests.support.images import MIB, gpt_disk
 from tests.tui.support import FileMachine, app_for, says, until
@@ -53,12 +56,12 @@ _RECORDING = {
 
 
 @contextmanager
-def recorded(folder: Path) -> Iterator[RecordedMachine]:
+def recorded(folder: Path, recording: dict[str, Any] = _RECORDING) -> Iterator[RecordedMachine]:
     """That machine."""
-    recording = folder / "small.json"
-    recording.write_text(json.dumps(_RECORDING))
+    file = folder / "small.json"
+    file.write_text(json.dumps(recording))
     (folder / "machine").mkdir()
-    with recorded_machine(recording, folder / "machine") as machine:
+    with recorded_machine(file, folder / "machine") as machine:
         yield machine
 
 
@@ -100,6 +103,15 @@ async def asked(machine: Machine, screen: PlaceScreen) -> AsyncIterator[Asked]:
         yield found
 
 
+def sda(machine: Machine) -> list[Disk]:
+    """What was chosen to be saved."""
+    for _ in range(6):  # a busy machine may have to look more than once
+        found = [report.disk for report in machine.survey() if report.disk.path == "/dev/sda"]
+        if found:
+            break
+    return found
+
+
 def partitions(machine: Machine) -> list[int]:
     """Of each disk, how many; a busy machine may have to look more than once."""
     for _ in range(6):
@@ -111,7 +123,7 @@ def partitions(machine: Machine) -> list[int]:
 
 async def test_a_disk_is_erased_only_by_its_name_and_becomes_the_place(tmp_path: Path) -> None:
     with recorded(tmp_path) as machine:
-        async with asked(machine, PlaceScreen("store", kept_off=["/dev/sda"])) as places:
+        async with asked(machine, PlaceScreen("store", kept_off=sda(machine))) as places:
             pilot = places.pilot
             await places.choose("erase")
             await places.shown(WhichDiskScreen, "it is to be saved", "this system was started from it")
@@ -216,7 +228,7 @@ async def test_a_filesystem_on_a_disk_that_is_saved_is_no_place_although_it_is_m
     with recorded(tmp_path) as machine:
         machine.mount(Path("/dev/sda1"))
         machine.mount(Path("/dev/sdb1"), read_only=True)
-        async with asked(machine, PlaceScreen("store", kept_off=["/dev/sda"])) as places:
+        async with asked(machine, PlaceScreen("store", kept_off=sda(machine))) as places:
             await places.shown(PlaceScreen, "on the disk that it is made of", "mounted for reading only")
             options = places.screen.query_one("#places", OptionList).options
             assert {option.id for option in options if option.disabled} == {"new:/dev/sda1", "mount:/dev/sdc1"}
@@ -226,6 +238,27 @@ async def test_a_filesystem_on_a_disk_that_is_saved_is_no_place_although_it_is_m
         assert isinstance(place, Place)
         assert place.device == "/dev/sdb1"
         assert [made.read_only for made in machine.destinations()] == [False, False]
+
+
+async def test_a_disk_to_be_saved_that_is_plugged_in_again_under_another_name_is_not_offered(tmp_path: Path) -> None:
+    recording = json.loads(json.dumps(_RECORDING))
+    again = {**recording["disks"][0], "name": "sdd", "plugged": False}
+    recording["disks"].append(again)
+    with recorded(tmp_path, recording) as machine:
+        saved = sda(machine)
+        async with asked(machine, PlaceScreen("store", kept_off=saved)) as places:
+            await places.shown(PlaceScreen, "sdb1")
+            await asyncio.to_thread(machine.unplug, "sda")
+            await asyncio.to_thread(machine.plug, "sdd")
+            options = places.screen.query_one("#places", OptionList)
+            await until(
+                places.pilot, lambda: "mount:/dev/sdd1" in [entry.id for entry in options.options if entry.disabled]
+            )
+            assert "mount:/dev/sdb1" in [option.id for option in options.options if not option.disabled]
+            await places.choose("erase")
+            await places.shown(WhichDiskScreen, "it is to be saved", "this system was started from it")
+            disks = places.pilot.app.screen.query_one(DiskList)
+            assert [option.id for option in disks.options if not option.disabled] == ["/dev/sdb"]
 
 
 class SlowMachine(UncleanMachine):

@@ -9,13 +9,15 @@ from typing import Any
 from textual.widgets import Button, OptionList, Static
 from textual.widgets.option_list import Option
 
+from recovery.devices.disk import Disk
 from recovery.inventory import DiskReport, PartitionReport, shown
 from recovery.surveyor import SILENT
 from recovery.units import format_bytes
 from tui.glyphs import Glyphs
 from tui.screens.base import PlainScreen, StepScreen
+from tui.whereabouts import is_same
 from tui.widgets.disk_bar import describe
-from tui.widgets.disk_list import DiskList, transport
+from tui.widgets.disk_list import DiskList
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +28,9 @@ class Sources:
     without: frozenset[int] = frozenset()
 
     @property
-    def paths(self) -> tuple[str, ...]:
-        """What the disks are called."""
-        return tuple(report.disk.path for report in self.reports)
+    def disks(self) -> tuple[Disk, ...]:
+        """The disks themselves."""
+        return tuple(report.disk for report in self.reports)
 
     @property
     def used_bytes(self) -> int:
@@ -93,7 +95,9 @@ class DisksScreen(StepScreen[Sources]):
     def _marks(self, reports: tuple[DiskReport, ...]) -> tuple[str, ...]:
         """What was marked before; else what is built into the machine."""
         if self._before is not None:
-            return self._before.paths
+            before = {disk.path: disk for disk in self._before.disks}
+            now = [report.disk for report in reports if report.disk.path in before]
+            return tuple(disk.path for disk in now if is_same(disk, before[disk.path]))
         if self._unmarked:
             return ()
         built_in = [report.disk for report in reports if not report.disk.removable and report.disk.transport != "usb"]
@@ -226,13 +230,6 @@ def why_not(report: DiskReport) -> str | None:
 def parts_of(report: DiskReport) -> list[PartitionReport]:
     """The partitions that can be left out."""
     return [part for part in report.partitions if part.entry.role != "extended"]
-
-
-def model_of(report: DiskReport) -> str:
-    """A disk in a few words: sda, Samsung SSD 980, NVMe."""
-    disk = report.disk
-    model = " ".join(word for word in (disk.vendor, disk.model) if word)
-    return shown(", ".join(word for word in (disk.name, model, transport(disk.transport)) if word))
 
 
 def _used(report: DiskReport, without: frozenset[int]) -> int:

@@ -10,10 +10,12 @@ from rich.text import Text
 from textual.containers import VerticalScroll
 from textual.widgets import Button, Input, Static
 
+from recovery.devices.disk import Disk
 from recovery.formatting import FormatPlan
 from recovery.inventory import DiskReport, shown
 from recovery.surveyor import SILENT
 from tui.screens.base import PlainScreen
+from tui.whereabouts import paths_of
 from tui.widgets.disk_list import DiskList, card
 
 _EXT4 = (
@@ -33,8 +35,8 @@ class WhichDiskScreen(PlainScreen[DiskReport | None]):
         "be saved, the stick that this system was started from, and disks in use cannot be chosen."
     )
 
-    def __init__(self, kept_off: Collection[str] = ()) -> None:
-        """``kept_off``: paths of disks that are read."""
+    def __init__(self, kept_off: Collection[Disk] = ()) -> None:
+        """``kept_off``: disks that are read."""
         super().__init__()
         self._kept_off = kept_off
 
@@ -53,7 +55,7 @@ class WhichDiskScreen(PlainScreen[DiskReport | None]):
 
     def _why_not(self, report: DiskReport) -> str | None:
         disk = report.disk
-        if disk.path in self._kept_off:
+        if disk.path in paths_of(self._kept_off, self.recovery.reports or ()):
             return "it is to be saved: an image cannot be kept on the disk that it is made of."
         if disk.boot_medium:
             return "this system was started from it."

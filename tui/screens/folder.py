@@ -8,11 +8,13 @@ from typing import Any
 
 from textual.widgets import Button, Input, Static
 
+from recovery.devices.disk import Disk
 from recovery.errors import RecoveryError
 from recovery.places import Folder, look_into
 from tui.machine import Machine
 from tui.screens.base import PlainScreen
 from tui.screens.place_entries import WRITING, Place, Purpose
+from tui.whereabouts import paths_of
 
 _QUESTIONS: dict[Purpose, str] = {
     "store": "Where is the repository, or where is it to be made?",
@@ -34,8 +36,8 @@ class FolderScreen(PlainScreen[Place | None]):
     )
     DEFAULT_CSS = "FolderScreen #problem { height: auto; margin: 1 0 0 0; }"
 
-    def __init__(self, purpose: Purpose, kept_off: Collection[str] = (), before: str = "") -> None:
-        """``kept_off``: paths of disks where nothing may be stored; ``before``: what was typed at another time."""
+    def __init__(self, purpose: Purpose, kept_off: Collection[Disk] = (), before: str = "") -> None:
+        """``kept_off``: disks where nothing may be stored; ``before``: what was typed at another time."""
         super().__init__()
         self._purpose: Purpose = purpose
         self._kept_off, self._before = kept_off, before
@@ -88,7 +90,9 @@ class FolderScreen(PlainScreen[Place | None]):
             self.answer(Place(found.folder, found.repository, found.device, found.free_bytes))
 
     def _sources(self) -> list[Any]:
-        return [report.disk for report in self.recovery.reports or () if report.disk.path in self._kept_off]
+        reports = self.recovery.reports or ()
+        paths = paths_of(self._kept_off, reports)
+        return [report.disk for report in reports if report.disk.path in paths]
 
 
 def _folder_problem(folder: Path, *, new: bool) -> str:

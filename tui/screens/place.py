@@ -26,6 +26,7 @@ from tui.screens.base import StepScreen
 from tui.screens.erase import EraseScreen, WhichDiskScreen
 from tui.screens.folder import FolderScreen
 from tui.screens.place_entries import NEW_FOLDER, WRITING, Entry, Place, Purpose, Seen, disk_of, entries, fresh_folder
+from tui.whereabouts import paths_of
 
 if TYPE_CHECKING:
     from tui.app import RecoveryApp
@@ -71,14 +72,14 @@ class PlaceScreen(StepScreen[Place]):
         self,
         purpose: Purpose,
         *,
-        kept_off: Collection[str] = (),
+        kept_off: Collection[Disk] = (),
         needed_bytes: int = 0,
         chosen: Place | None = None,
         title: str = "",
     ) -> None:
         """``purpose``: "store" (a place that is written to) or "read".
 
-        ``kept_off``: paths of the disks that are read, where nothing may be stored; ``needed_bytes``: what may be.
+        ``kept_off``: the disks that are read, where nothing may be stored; ``needed_bytes``: what may be.
         """
         super().__init__()
         self.TITLE = title or (  # type: ignore[misc]
@@ -155,7 +156,7 @@ class PlaceScreen(StepScreen[Place]):
         before = pointed.id if pointed is not None else None
         seen = Seen(self._mounted, self.recovery.reports or ())
         found = entries(
-            seen, self._purpose, kept_off=self._kept_off, needed_bytes=self._needed_bytes, typed=self._typed
+            seen, self._purpose, kept_off=self._paths_kept_off(), needed_bytes=self._needed_bytes, typed=self._typed
         )
         if found == self._entries:
             return
@@ -263,7 +264,7 @@ class PlaceScreen(StepScreen[Place]):
             return
         machine = self.recovery.machine
         plan = await self._working(f"Looking at {report.disk.name} ...", partial(machine.plan_format, report.disk))
-        if plan.disk.path in self._kept_off:
+        if plan.disk.path in self._paths_kept_off():
             raise Refused(f"{plan.disk.path} is to be saved itself", "Choose another disk for the image.")
         if not await self.recovery.push_screen_wait(EraseScreen(plan)):
             return
@@ -274,6 +275,9 @@ class PlaceScreen(StepScreen[Place]):
             partial(_erased, self.recovery, plan),
         )
         await self._take(made)
+
+    def _paths_kept_off(self) -> frozenset[str]:
+        return paths_of(self._kept_off, self.recovery.reports or ())
 
     async def _name_folder(self) -> None:
         """A folder that is typed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from recovery.devices.disk import Disk
 from tui.screens.place import PlaceScreen
 from tui.screens.place_entries import Place
 
@@ -33,6 +34,6 @@ class CopyToScreen(PlaceScreen):
         "To mount a filesystem is to make its folders available here; the program does it when you choose it."
     )
 
-    def __init__(self, *, kept_off: Collection[str], chosen: Place | None = None) -> None:
-        """``kept_off``: path of the disk that is read."""
+    def __init__(self, *, kept_off: Collection[Disk], chosen: Place | None = None) -> None:
+        """``kept_off``: the disk that is read."""
         super().__init__("files", kept_off=kept_off, chosen=chosen, title="Where do the copies go?")

@@ -12,10 +12,10 @@ from textual.message import Message
 from textual.widgets import OptionList
 from textual.widgets.option_list import Option
 
-from recovery.devices.disk import Disk
 from recovery.inventory import DiskReport, shown
 from recovery.units import format_bytes
 from tui.glyphs import Glyphs
+from tui.whereabouts import is_same
 from tui.widgets.disk_bar import DiskBar
 
 _TRANSPORTS = {
@@ -41,16 +41,6 @@ def transport(kind: str | None) -> str:
 Why = Callable[[DiskReport], str | None]
 #: What is worth knowing of a disk that can be chosen, in a sentence; empty when nothing is.
 Note = Callable[[DiskReport], str]
-
-
-def is_same(one: Disk, other: Disk) -> bool:
-    """Whether two looks at a path saw one disk."""
-    return (one.diskseq, one.serial, one.size_bytes, one.file_id) == (
-        other.diskseq,
-        other.serial,
-        other.size_bytes,
-        other.file_id,
-    )
 
 
 def headline(report: DiskReport) -> str:
