@@ -35,6 +35,8 @@ from recovery.units import GIB, KIB, MIB, TIB
 #: Since when restic opens a repository whose password is empty.
 _EMPTY_PASSWORD_SINCE = (0, 17)
 _UNITS = {"B": 1, "KiB": KIB, "MiB": MIB, "GiB": GIB, "TiB": TIB}
+#: "repository is already locked by PID 4711 on desk by root (UID 0, GID 0)"
+_HOLDER = re.compile(r"already locked (?:exclusively )?by (PID \d+ on \S+)")
 _ID = re.compile(r"[0-9a-f]{64}")
 #: Reading a repository takes minutes, a prune hours; what takes longer hangs.
 _READ_SECONDS, _PRUNE_SECONDS = 30 * 60.0, 7 * 24 * 3600.0
@@ -204,8 +206,9 @@ def _raise(root: Path, ended: Completed) -> NoReturn:
     if ended.status == 10 or "is there a repository at the following location" in words:
         raise NoRepository(f"{root} is no repository", "Name the folder that holds the file 'config'.")
     if ended.status == 11 or "already locked" in words:
+        holder = _HOLDER.search(ended.stderr.decode(errors="replace"))
         raise RepositoryLocked(
-            f"the repository {root} is being used: {ended.reason}",
+            f"the repository {root} is being used by {holder[1] if holder else 'another program'}",
             "Wait until that has ended. Of a program that died, 'restic unlock' removes the lock.",
         )
     if "no space left on device" in words:

@@ -11,7 +11,19 @@ from recovery import formatting
 from recovery.devices.disk import disk_for
 from recovery.errors import DeviceError, Refused, UsageError
 from recovery.formatting import format_disk, plan_format
-from tests.support.disks import GPT_SCRIPT, MIB, blank, loop, mounted, partitioned, run, sfdisk_json, sha256
+from tests.support.disks import (
+    GPT_SCRIPT,
+    MIB,
+    blank,
+    exchange,
+    loop,
+    mounted,
+    own_loop,
+    partitioned,
+    run,
+    sfdisk_json,
+    sha256,
+)
 from tests.support.live import live
 from tests.support.members import md_member
 from tests.support.program import on_terminal, refused
@@ -61,15 +73,12 @@ def test_the_disk_holds_one_sound_filesystem_and_nothing_of_what_was_there(tmp_p
 def test_a_disk_that_took_the_name_of_the_chosen_one_is_not_erased(tmp_path: Path) -> None:
     chosen, another = blank(tmp_path / "chosen.img", SIZE), blank(tmp_path / "another.img", SIZE)
     machine = LocalMachine()
-    with loop(chosen) as device:
+    with own_loop(chosen) as device:
         disk = disk_for(device)
         assert machine.plan_format(disk).path == device
-    run("losetup", device, another)
-    try:
+        exchange(device, another)
         with pytest.raises(Refused, match="no longer the disk that it was when it was chosen: diskseq"):
             machine.plan_format(disk)
-    finally:
-        run("losetup", "--detach", device)
 
 
 def test_write_protection_is_off_only_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,16 +106,13 @@ def test_what_must_not_be_erased_is_left_as_it_is(tmp_path: Path) -> None:
 
 def test_another_disk_than_the_one_that_was_shown_is_not_erased(tmp_path: Path) -> None:
     one, other = blank(tmp_path / "one.img", SIZE), partitioned(tmp_path / "other.img", SIZE, GPT_SCRIPT)
-    with loop(one) as device:
+    with own_loop(one) as device:
         plan = plan_format(device)
-    run("losetup", device, other)
-    try:
+        exchange(device, other)
         before = sha256(other)
         with pytest.raises(Refused, match="no longer the disk"):
             format_disk(plan)
         assert sha256(other) == before
-    finally:
-        run("losetup", "--detach", device)
 
 
 def test_a_disk_that_came_into_use_is_not_erased(tmp_path: Path) -> None:

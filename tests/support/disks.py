@@ -5,18 +5,20 @@ Nothing here uses the code under test.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 KIB = 1 << 10
 MIB = 1 << 20
+_LOOP_CTL_REMOVE = 0x4C81
 
 #: A GPT with a name outside ASCII, attributes, a gap, and partitions out of order on the disk.
 GPT_SCRIPT = """label: gpt
@@ -77,6 +79,27 @@ def _wait_until_detached(device: Path) -> None:
     ends = time.monotonic() + 10
     while (Path("/sys/block") / device.name / "loop" / "backing_file").exists() and time.monotonic() < ends:
         time.sleep(0.01)
+
+
+@contextmanager
+def own_loop(backing: Path, number: int = 0) -> Iterator[Path]:
+    """A loop device that nobody else is given when we let go of it for a moment; ``number`` tells ours apart."""
+    minor = 100 + 4 * (os.getpid() % 200) + number
+    device = Path(f"/dev/loop{minor}")
+    run("losetup", device, backing)
+    try:
+        yield device
+    finally:
+        run("losetup", "--detach", device)
+        with Path("/dev/loop-control").open("rb") as control, suppress(OSError):
+            fcntl.ioctl(control, _LOOP_CTL_REMOVE, minor)
+
+
+def exchange(device: Path, backing: Path) -> None:
+    """Another disk comes under the same name."""
+    run("losetup", "--detach", device)
+    _wait_until_detached(device)
+    run("losetup", device, backing)
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,14 +19,13 @@ from recovery.image.restore_plan import RestorePlan, plan_restore
 from recovery.image.view import DiskImage
 from recovery.progress import Progress
 from recovery.repository.repository import Repository
-from tests.support.disks import MIB, blank, loop, mounted, overwrite, partitioned, run, sha256
+from tests.support.disks import MIB, blank, exchange, loop, mounted, overwrite, own_loop, partitioned, run, sha256
 from tests.support.drills import Bench, drill, make_repository, make_source, open_image, store
 from tests.support.faults import in_child
 from tests.support.images import PASSWORD
 from tests.support.members import lvm_member, md_member
 
 _UDEV = Path("/run/udev/data")
-_LOOP_CTL_REMOVE = 0x4C81
 
 
 @dataclass(frozen=True)
@@ -71,35 +68,15 @@ def _unchanged(*disks: Path) -> Iterator[None]:
     assert [sha256(disk) for disk in disks] == before, "a disk was written to"
 
 
-@contextmanager
-def _own_loop(backing: Path, number: int = 0) -> Iterator[Path]:
-    """A loop device that nobody else is given when we let go of it for a moment; ``number`` tells ours apart."""
-    minor = 100 + 4 * (os.getpid() % 200) + number
-    device = Path(f"/dev/loop{minor}")
-    run("losetup", device, backing)
-    try:
-        yield device
-    finally:
-        run("losetup", "--detach", device)
-        with Path("/dev/loop-control").open("rb") as control, suppress(OSError):
-            fcntl.ioctl(control, _LOOP_CTL_REMOVE, minor)
-
-
-def _exchanged(device: Path, backing: Path) -> None:
-    """Another disk comes under the same name."""
-    run("losetup", "--detach", device)
-    run("losetup", device, backing)
-
-
 @drill("wrong_disk")
 def a_target_that_was_exchanged_after_the_plan_is_refused(bench: Bench) -> None:
     ready = _ready(bench)
     copy = bench.work / "copy.img"
     copy.write_bytes(ready.other.read_bytes())
     for other in (_disk(bench, "third.img"), copy):  # a copy has the same table, with the same UUID
-        with _unchanged(ready.other, other), _own_loop(ready.other) as device:
+        with _unchanged(ready.other, other), own_loop(ready.other) as device:
             plan = ready.plan(device)
-            _exchanged(device, other)
+            exchange(device, other)
             bench.counts["wrong disks"] += 1
             ready.refused(plan, "no longer the disk that it was")
 
@@ -110,12 +87,12 @@ def two_disks_with_one_serial_are_not_taken_for_each_other(bench: Bench) -> None
     ready = _ready(bench)
     other = bench.work / "twin.img"
     other.write_bytes(ready.other.read_bytes())
-    with _own_loop(ready.other) as first, _own_loop(other, 1) as second, _serial("DRILL0001", first, second):
+    with own_loop(ready.other) as first, own_loop(other, 1) as second, _serial("DRILL0001", first, second):
         assert [disk_for(device).serial for device in (first, second)] == ["DRILL0001", "DRILL0001"]
         with _unchanged(ready.other, other):
             plan = ready.plan(first)
             run("losetup", "--detach", first)
-            _exchanged(second, ready.other)
+            exchange(second, ready.other)
             run("losetup", first, other)
             bench.counts["wrong disks"] += 1
             ready.refused(plan, "no longer the disk that it was")

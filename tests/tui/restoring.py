@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 from textual.pilot import Pilot
 from textual.widgets import Button, Input
 
-from tests.tui.support import statics, until
-from tests.tui.world import reaches, types
-from tui.screens.job import ResultScreen
+from tests.tui.support import says, statics, until
+from tests.tui.world import reaches, running, types
+from tui.screens.job import JobScreen, ResultScreen
 from tui.screens.overwrite import OverwriteReview
 
 
@@ -30,3 +33,25 @@ async def through_work(pilot: Pilot[None]) -> None:
     result = await reaches(pilot, ResultScreen)
     assert result.view.exit_code == 0, statics(pilot)
     await pilot.press("enter")
+
+
+async def agree_and_stop(pilot: Pilot[None], name: str) -> str:
+    """Agree, and stop the work as soon as it is seen; what its result says, on one line."""
+    (job,) = running()
+    os.kill(job.pid, signal.SIGSTOP)  # it would be done before anybody could press a key
+    try:
+        await agree(pilot, name)
+        await stop(pilot)
+    finally:
+        os.kill(job.pid, signal.SIGCONT)
+    await reaches(pilot, ResultScreen)
+    return " ".join(statics(pilot).split())
+
+
+async def stop(pilot: Pilot[None]) -> None:
+    """Stop the work that is watched, and say so when asked."""
+    await reaches(pilot, JobScreen)
+    await pilot.press("s")
+    await until(pilot, says(pilot, "Stop this work?"))
+    await pilot.click("#stop")
+    await reaches(pilot, JobScreen)

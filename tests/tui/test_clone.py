@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,8 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, OptionList
 
-from tests.support.disks import sfdisk_json, sha256
-from tests.tui.restoring import agree, through_work, until_plan
+from tests.support.disks import MIB, run, sfdisk_json, sha256
+from tests.tui.restoring import agree, agree_and_stop, through_work, until_plan
 from tests.tui.support import app_for, says, screen_text, statics, until
 from tests.tui.world import (
     NEW,
@@ -29,6 +30,7 @@ from tests.tui.world import (
 from tui.app import RecoveryApp
 from tui.clone import CloneJourney
 from tui.screens.finished import FinishedScreen
+from tui.screens.job import ResultScreen
 from tui.screens.target import SourceScreen, TargetScreen
 
 pytestmark = pytest.mark.asyncio
@@ -92,6 +94,48 @@ async def test_a_source_that_is_another_disk_by_now_is_not_copied(world: World, 
         await until(pilot, says(pilot, "Nothing was written", "no longer", "file id was"))
         assert app.screen.query_one("#start", Button).disabled
     assert sha256(world.disk(NEW)) == before
+
+
+async def test_a_copy_that_is_stopped_says_in_what_state_the_disk_is(world: World) -> None:
+    before = [sha256(world.disk(name)) for name in (OLD, NEW)]
+    app = app_for(world.machine())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_targets(pilot, app)
+        await choose(pilot, TargetScreen, NEW)
+        await until_plan(pilot)
+        said = await agree_and_stop(pilot, NEW)
+    assert "It was stopped before its end" in said
+    after = [sha256(world.disk(name)) for name in (OLD, NEW)]
+    assert after[0] == before[0]
+    assert ("untouched" in said) == (after[1] == before[1])
+
+
+async def test_a_copy_that_fails_midway_says_so_and_in_what_state_the_disk_is(world: World, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    small = tmp_path / "small"
+    small.mkdir()
+    run("mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", small)
+    try:
+        run("truncate", "-s", "128M", small / NEW)
+        world.disk(NEW).unlink()
+        world.disk(NEW).symlink_to(small / NEW)
+        before = sha256(world.disk(OLD))
+        app = app_for(world.machine())
+        async with app.run_test(size=(80, 24)) as pilot:
+            await until_targets(pilot, app)
+            await choose(pilot, TargetScreen, NEW)
+            await until_plan(pilot)
+            (small / "other").write_bytes(b"x" * (20 * MIB))  # the disk takes 4 MiB, and then no more
+            await agree(pilot, NEW)
+            result = await reaches(pilot, ResultScreen)
+            assert result.view.exit_code not in (0, 3), statics(pilot)
+            said = " ".join(statics(pilot).split())
+            assert "It did not work" in said
+            assert "partly written" in said
+        assert sha256(world.disk(OLD)) == before
+    finally:
+        run("umount", small)
 
 
 async def test_going_back_from_the_review_ends_the_job_and_writes_nothing(world: World) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from textual.widgets import Button, Input, OptionList
 from recovery.destination import Destination
 from tests.support.disks import MIB, run
 from tests.support.restic import restic_binaries, restic_version
+from tests.tui.restoring import agree, agree_and_stop
 from tests.tui.support import FileMachine, app_for, says, screen_text, statics, until
 from tests.tui.world import NEW, OLD, World, choose, living_in, make_world, reaches, running, types
 from tui.app import RecoveryApp
@@ -194,6 +197,56 @@ async def test_going_back_from_the_review_forgets_nothing(world: World) -> None:
         await reaches(pilot, ContentsScreen)
         assert not running()
     assert len(restic(world.repository, "list", "snapshots").split()) == 2
+
+
+@needs_restic
+async def test_forgetting_that_is_stopped_says_what_is_left(world: World) -> None:
+    app = app_for(world.machine())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_details(pilot, app)
+        await pilot.click("#forget")
+        review = await reaches(pilot, ForgetReview)
+        await until(pilot, lambda: not review.query_one("#start", Button).disabled)
+        said = await agree_and_stop(pilot, "forget")
+        assert "It was stopped before its end" in said
+    left = len(restic(world.repository, "list", "snapshots").split())
+    assert left in (1, 2)
+    assert ("nothing was forgotten" in said) == (left == 2), said
+    restic(world.repository, "check", "--read-data")
+
+
+@needs_restic
+async def test_nothing_is_forgotten_while_another_machine_stores_and_it_is_said_why(world: World) -> None:
+    app = app_for(world.machine())
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until_details(pilot, app)
+        await pilot.click("#forget")
+        review = await reaches(pilot, ForgetReview)
+        await until(pilot, lambda: not review.query_one("#start", Button).disabled)
+        with storing(world.repository):
+            await agree(pilot, "forget")
+            result = await reaches(pilot, ResultScreen)
+        assert result.view.exit_code not in (0, 3)
+        said = " ".join(statics(pilot).split())
+        assert "It did not work" in said
+        assert "is being used by PID" in said
+        assert "Wait until that has ended" in said
+    assert len(restic(world.repository, "list", "snapshots").split()) == 2
+
+
+@contextmanager
+def storing(repository: Path) -> Iterator[None]:
+    """Somebody else is storing into the repository meanwhile: restic, which waits for what it is to store."""
+    assert RESTIC is not None
+    line = [RESTIC, "--repo", repository, "--insecure-no-password", "--no-cache", "backup", "--stdin"]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as other:
+        try:
+            while not any((repository / "locks").iterdir()):
+                assert other.poll() is None
+                time.sleep(0.05)
+            yield
+        finally:
+            other.kill()
 
 
 class Stick(FileMachine):

@@ -16,7 +16,7 @@ from recovery.jobs.watching import attach
 from tests.support.disks import run, sfdisk_json, sha256
 from tests.support.images import PARTITION_START
 from tests.support.members import lvm_member
-from tests.tui.restoring import agree, through_work, until_plan
+from tests.tui.restoring import agree, agree_and_stop, through_work, until_plan
 from tests.tui.support import app_for, says, screen_text, statics, until
 from tests.tui.world import (
     NEW,
@@ -35,7 +35,6 @@ from tui.app import RecoveryApp
 from tui.restore import RestoreJourney
 from tui.screens.finished import FinishedScreen
 from tui.screens.images import ImagesScreen
-from tui.screens.job import JobScreen, ResultScreen
 from tui.screens.overwrite import BreaksScreen, OverwriteReview
 from tui.screens.partition import ImageDiskScreen, PartScreen, TargetPartitionScreen
 from tui.screens.place import PlaceScreen
@@ -253,19 +252,7 @@ async def test_a_restore_that_is_stopped_says_in_what_state_the_disk_is(world: W
     async with app.run_test(size=(80, 24)) as pilot:
         await until_review(pilot, app)
         await until_plan(pilot)
-        (job,) = running()
-        os.kill(job.pid, signal.SIGSTOP)  # it would be done before anybody could press a key
-        try:
-            await agree(pilot, NEW)
-            await reaches(pilot, JobScreen)
-            await pilot.press("s")
-            await until(pilot, says(pilot, "Stop this work?"))
-            await pilot.click("#stop")
-            await reaches(pilot, JobScreen)
-        finally:
-            os.kill(job.pid, signal.SIGCONT)
-        await reaches(pilot, ResultScreen)
-        said = " ".join(statics(pilot).split())
+        said = await agree_and_stop(pilot, NEW)
     assert any(state in said for state in ("is untouched", "partly written", "written but not verified"))
     assert ("untouched" in said) == (sha256(world.disk(NEW)) == before)
 
