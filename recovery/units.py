@@ -44,6 +44,11 @@ def format_bytes(count: int | float) -> str:
     return f"{value:.{digits}f} {unit}"
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 file``, ``2 files``: for nouns that take an s."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def format_seconds(seconds: float) -> str:
     """``75`` as ``1:15``, ``3675`` as ``1:01:15``."""
     minutes, second = divmod(int(seconds + 0.5), 60)

@@ -8,7 +8,7 @@ from typing import Any
 
 from recovery.inventory import shown
 from recovery.progress import ProgressSnapshot, Side
-from recovery.units import format_bytes, format_seconds
+from recovery.units import counted, format_bytes, format_seconds
 from tui.job_view import JobView, outcome_of
 
 #: Without progress for so long, it is said what is waited for.
@@ -268,11 +268,12 @@ def _summary(kind: str, summary: dict[str, Any]) -> Iterator[str]:
         checked = "and read back: it is right" if summary.get("verified") else "and was NOT read back"
         yield f"{size('written_bytes')} were written{kept}, {checked}."
         for name, words in (
-            ("damaged", "areas are zeros, because the repository is damaged there"),
-            ("unreadable", "areas are zeros, because the source could not be read there"),
+            ("damaged", "Not as it was: {} of zeros, because the repository is damaged there"),
+            ("unreadable", "Not as it was: {} of zeros, because the source could not be read there"),
         ):
             if summary.get(name):
-                yield f"{len(summary[name])} {words}. Check the target's filesystems before you use it."
+                areas = counted(len(summary[name]), "area")
+                yield f"{words.format(areas)}. Check the target's filesystems before you use it."
         if summary.get("stale_table"):
             yield "The system still sees the old partitions: restart, or unplug the disk and plug it in again."
         boot = summary.get("boot")
@@ -280,19 +281,19 @@ def _summary(kind: str, summary: dict[str, Any]) -> Iterator[str]:
             yield from (_sentence(str(text)) for name in ("sentences", "findings") for text in boot.get(name, ()))
     elif kind == "verify":
         yield (
-            f"{summary.get('packs', 0)} files of the repository ({size('pack_bytes')}) were read whole, and "
-            f"{summary.get('blobs', 0)} pieces of the image checked."
+            f"Read whole: {counted(summary.get('packs', 0), 'file')} of the repository ({size('pack_bytes')}). "
+            f"Checked: {counted(summary.get('blobs', 0), 'piece')} of the image."
         )
         problems, damages = summary.get("pack_problems") or [], summary.get("damages") or []
         if damages:
-            yield f"{len(damages)} areas of its disks are damaged. The rest can be restored."
+            yield f"Damaged: {counted(len(damages), 'area')} of its disks. The rest can be restored."
         if problems:
             yield "\n".join(_sentence(str(text)) for text in problems[:5])
     elif kind == "forget":
         yield f"{size('freed_bytes')} came free. The repository holds {size('remaining_bytes')} now."
     elif kind == "copy":
         target = shown(str(summary.get("target")))
-        yield f"{summary.get('files', 0)} files, {size('copied_bytes')}, were copied to {target}."
+        yield f"Copied to {target}: {counted(summary.get('files', 0), 'file')}, {size('copied_bytes')}."
         if summary.get("unreadable_bytes"):
             yield f"{size('unreadable_bytes')} could not be read, and are zeros in the copies."
         found = [f"{one['path']}: {one['problem']}" for one in summary.get("problems", ())]

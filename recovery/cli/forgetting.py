@@ -12,7 +12,7 @@ from recovery.image.manifest import TAG
 from recovery.progress import Progress
 from recovery.repository.repository import Repository
 from recovery.restic import ForgetPreview, forget, forget_preview
-from recovery.units import format_bytes
+from recovery.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from recovery.cli.requests import ForgetRequest
@@ -66,4 +66,4 @@ def confirm(output: Output) -> None:
 
 def in_words(count: int) -> str:
     """So many snapshots."""
-    return {0: "no snapshot", 1: "1 snapshot"}.get(count, f"{count} snapshots")
+    return counted(count, "snapshot") if count else "no snapshot"

@@ -19,7 +19,7 @@ from recovery.image.target import TargetState
 from recovery.image.verify import VerifyResult
 from recovery.image.view import SystemImage
 from recovery.inventory import shown
-from recovery.units import format_bytes
+from recovery.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from recovery.image.audit import AuditResult, PartitionAudit
@@ -109,7 +109,7 @@ def tell_capture(output: Output, result: CaptureResult) -> None:
 def _tell_areas(output: Output, what: str, areas: Extents, disk: ImageDisk) -> None:
     if not areas:
         return
-    output.say(f"  {what}: {format_bytes(areas.total_bytes)} in {len(areas)} areas")
+    output.say(f"  {what}: {format_bytes(areas.total_bytes)} in {counted(len(areas), 'area')}")
     for area, _ in zip(areas, range(_SHOWN_AREAS), strict=False):
         output.say(f"    {area.length} bytes at byte {area.offset}{_partition_at(disk, area)}")
     if len(areas) > _SHOWN_AREAS:
@@ -249,8 +249,8 @@ def verify_document(image: SystemImage, result: VerifyResult) -> dict[str, Any]:
 def tell_verify(output: Output, image: SystemImage, result: VerifyResult) -> None:
     """Whether the image is sound, and else what is hit."""
     output.say(
-        f"System image {image.stored.id[:8]}: {result.packs} packs ({format_bytes(result.pack_bytes)}) hashed whole, "
-        f"{result.blobs} blobs opened and hashed."
+        f"System image {image.stored.id[:8]}: {counted(result.packs, 'pack')} ({format_bytes(result.pack_bytes)}) "
+        f"hashed whole, {counted(result.blobs, 'blob')} opened and hashed."
     )
     if result.sound:
         output.say("All of it is sound.")

@@ -9,7 +9,7 @@ from recovery.errors import Cancelled, ExitCode
 from recovery.inventory import shown
 from recovery.progress import Progress
 from recovery.salvage.copy import copy_files
-from recovery.units import format_bytes
+from recovery.units import counted, format_bytes
 
 if TYPE_CHECKING:
     from recovery.cli.requests import CopyRequest
@@ -34,7 +34,7 @@ def copy_out(request: CopyRequest, output: Output, progress: Progress) -> ExitCo
         problems=[{"path": path, "problem": problem} for path, problem in done.problems],
         target=str(request.target),
     )
-    output.say(f"{done.files} files, {format_bytes(done.bytes)}, were copied to {request.target}.")
+    output.say(f"Copied to {request.target}: {counted(done.files, 'file')}, {format_bytes(done.bytes)}.")
     for path, problem in done.problems[:_SHOWN]:
         output.say(f"  {path}: {problem}")
     if done.problem_count > _SHOWN:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from recovery.errors import DestinationFull, DeviceError, UsageError
-from recovery.progress import Progress
+from recovery.progress import Progress, Side
 from recovery.units import KIB, MIB, format_bytes
 
 log = logging.getLogger(__name__)
@@ -62,10 +62,10 @@ class Copied:
             self.problems.append((str(path), problem))
 
 
-def measure(paths: Sequence[Path], check: Callable[[], None] = lambda: None) -> Size:
-    """How much there is to copy.  ``check`` is called for each file, and may raise."""
+def measure(paths: Sequence[Path], progress: Progress | None = None) -> Size:
+    """How much there is to copy.  Raises Cancelled when ``progress`` says so."""
     files = total = 0
-    for _, status in _walk(paths, lambda path, problem: None, check):
+    for _, status in _walk(paths, lambda path, problem: None, progress or Progress()):
         if stat.S_ISREG(status.st_mode):
             files, total = files + 1, total + status.st_size
     return Size(files, total)
@@ -79,12 +79,12 @@ def copy_files(paths: Sequence[Path], root: Path, to: Path, progress: Progress) 
     if any(not path.is_relative_to(root) for path in paths) or to.is_relative_to(root):
         raise UsageError(f"what is copied must lie below {root}, and {to} elsewhere", "Name another folder.")
     progress.phase("list")
-    size = measure(paths, progress.check)
+    size = measure(paths, progress)
     _make_target(to, size)
     progress.phase("copy", size.bytes)
     done = Copied()
     folders: list[tuple[Path, os.stat_result]] = []
-    for path, status in _walk(paths, done.tell, progress.check):
+    for path, status in _walk(paths, done.tell, progress):
         place = to / path.relative_to(root)
         try:
             _make_parents(place, to)
@@ -103,27 +103,32 @@ def copy_files(paths: Sequence[Path], root: Path, to: Path, progress: Progress) 
     for place, status in reversed(folders):
         _keep_facts(place, status)
     progress.phase("sync")
-    _sync(to)
+    with progress.waits(Side.DESTINATION):
+        _sync(to)
     return done
 
 
 def _walk(
-    paths: Sequence[Path], tell: Callable[[Path, str], None], check: Callable[[], None]
+    paths: Sequence[Path], tell: Callable[[Path, str], None], progress: Progress
 ) -> Iterator[tuple[Path, os.stat_result]]:
     """Each path, and all below it, folders before what is in them; links are not followed, nor other mounts entered."""
     waiting = list(reversed(paths))
     while waiting:
-        check()
+        progress.check()
         path = waiting.pop()
         try:
-            status = path.lstat()
+            with progress.waits(Side.SOURCE):
+                status = path.lstat()
         except OSError as error:
             tell(path, f"it could not be looked at: {error.strerror}")
             continue
+        progress.advance(0)  # it goes on, although nothing may be copied
         yield path, status
         if not stat.S_ISDIR(status.st_mode) or (path.is_mount() and path not in paths):
             continue
-        waiting += sorted(_inside(path, tell), reverse=True)
+        with progress.waits(Side.SOURCE):
+            found = _inside(path, tell)
+        waiting += sorted(found, reverse=True)
 
 
 def _inside(folder: Path, tell: Callable[[Path, str], None]) -> list[Path]:
@@ -160,9 +165,11 @@ def _make_parents(place: Path, to: Path) -> None:
 
 
 def _copy_file(path: Path, place: Path, status: os.stat_result, done: Copied, progress: Progress) -> None:
-    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with progress.waits(Side.SOURCE):
+        source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        target = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with progress.waits(Side.DESTINATION):
+            target = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             lost = _copy_content(source, target, status.st_size, progress)
         finally:
@@ -186,7 +193,8 @@ def _copy_content(source: int, target: int, length: int, progress: Progress) -> 
         progress.check()
         wanted = min(_PIECE_BYTES, length - at)
         try:
-            data = os.pread(source, wanted, at)
+            with progress.waits(Side.SOURCE):
+                data = os.pread(source, wanted, at)
         except OSError as error:
             if error.errno not in _MEDIUM_ERRORS:
                 raise
@@ -194,11 +202,12 @@ def _copy_content(source: int, target: int, length: int, progress: Progress) -> 
             lost += missing
         if not data:
             break
-        _write(target, data, at)
-        at += len(data)
+        with progress.waits(Side.DESTINATION):
+            _write(target, data, at)
+            at += len(data)
+            if at % _SYNC_EVERY_BYTES == 0:
+                os.fsync(target)
         progress.advance(len(data))
-        if at % _SYNC_EVERY_BYTES == 0:
-            os.fsync(target)
     os.ftruncate(target, length)
     return lost + length - at
 
@@ -210,7 +219,8 @@ def _read_bad(source: int, at: int, length: int, progress: Progress) -> tuple[by
         progress.check()
         wanted = min(_RETRY_BYTES, length - len(data))
         try:
-            piece = os.pread(source, wanted, at + len(data))
+            with progress.waits(Side.SOURCE):
+                piece = os.pread(source, wanted, at + len(data))
         except OSError as error:
             if error.errno not in _MEDIUM_ERRORS:
                 raise

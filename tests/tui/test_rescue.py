@@ -8,20 +8,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from textual.pilot import Pilot
 from textual.widgets import OptionList
 
 from recovery.destination import Destination, looks_like_repository
 from tests.support.badblocks import with_bad_blocks
 from tests.support.disks import MIB, loop, mounted, sha256
+from tests.support.hanging_child import hanging
 from tests.support.images import PARTITION_START, gpt_disk
+from tests.tui.restoring import stop
 from tests.tui.support import FileMachine, app_for, jobs_in, says, until
+from tests.tui.world import choose, reaches, running
 from tui.job_view import JobView
 from tui.rescue import WayScreen
 from tui.screens.browse import BrowseScreen
 from tui.screens.capture_review import CaptureReview
 from tui.screens.copy_review import CopyReview
 from tui.screens.disks import DisksScreen
-from tui.screens.job import ResultScreen
+from tui.screens.home import HomeScreen
+from tui.screens.job import JobScreen, ResultScreen
 from tui.screens.password import NewPasswordScreen
 from tui.screens.place import PlaceScreen
 from tui.screens.rescue_places import CopyToScreen, OpenScreen
@@ -108,6 +113,57 @@ async def test_files_are_copied_off_a_filesystem_that_is_only_read(tmp_path: Pat
         for path in copied.iterdir():
             assert path.read_bytes() == (media / "folder" / path.name).read_bytes()
     assert sha256(disk) == before
+
+
+@contextmanager
+def silent(tmp_path: Path) -> Iterator[MountingMachine]:
+    """A machine with a disk that is opened by way of a folder with one file, which stops answering after 1 MiB."""
+    disks = tmp_path / "disks"
+    disks.mkdir()
+    gpt_disk(disks / "sda.img", SIZE, PARTITION, content_mib=2)
+    (tmp_path / "precious").write_bytes(b"x" * 4 * MIB)
+    with (
+        stick(tmp_path / "stick") as place,
+        hanging(tmp_path / "precious", MIB, 2 * MIB) as file,
+        jobs_in(tmp_path / "jobs"),
+    ):
+        yield MountingMachine(disks, file.parent, place)
+
+
+async def until_copying(pilot: Pilot[None]) -> JobScreen:
+    """From the first screen to the work, all files of the first disk chosen."""
+    await until(pilot, says(pilot, "sda.img"))
+    await pilot.press("down", "down", "enter")
+    await until(pilot, lambda: isinstance(pilot.app.screen, WayScreen))
+    await pilot.press("down", "enter")
+    await until(pilot, lambda: isinstance(pilot.app.screen, OpenScreen))
+    await choose(pilot, OpenScreen, "sda.img1")
+    await until(pilot, lambda: isinstance(pilot.app.screen, BrowseScreen))
+    await until(pilot, says(pilot, "4.00 MiB"))
+    await pilot.press("space", "tab", "tab", "enter")
+    await choose(pilot, CopyToScreen, "sdx1")
+    await until(pilot, lambda: isinstance(pilot.app.screen, CopyReview))
+    await until(pilot, says(pilot, "1 file, 4.00 MiB"))
+    await pilot.press("tab", "enter")
+    return await reaches(pilot, JobScreen)
+
+
+async def test_copying_from_a_disk_that_stops_answering_says_so_and_can_be_left(tmp_path: Path) -> None:
+    with silent(tmp_path) as machine:
+        async with app_for(machine).run_test(size=(80, 24)) as pilot:
+            screen = await until_copying(pilot)
+            await until(pilot, lambda: screen.view is not None and screen.view.progress is not None)
+            await until(pilot, says(pilot, "It waits for the source"))
+            await stop(pilot)
+            await until(pilot, says(pilot, "It was told to stop", "Stop at once ..."))
+            await pilot.press("s")
+            await until(pilot, says(pilot, "Stop it at once?"))
+            await pilot.press("tab", "enter")
+            await until(pilot, says(pilot, "It does not end, because a device does not answer", "can be left"))
+            await pilot.press("escape")
+            await until(pilot, lambda: isinstance(pilot.app.screen, HomeScreen))
+    await until(pilot, lambda: not running())  # the device is gone, and so is what waited for it
+    assert not (tmp_path / "stick/saved-files/precious").read_bytes()[MIB:].strip(b"x")
 
 
 async def test_an_image_of_a_disk_with_bad_sectors_names_what_is_lost(tmp_path: Path) -> None:

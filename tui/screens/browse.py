@@ -17,7 +17,7 @@ from textual.widgets.option_list import Option
 from recovery.errors import RecoveryError
 from recovery.inventory import shown
 from recovery.salvage.copy import Size, measure
-from recovery.units import format_bytes
+from recovery.units import counted, format_bytes
 from tui.screens.base import StepScreen
 
 #: So many entries of a folder are listed; a larger one can be marked as a whole.
@@ -131,7 +131,7 @@ class BrowseScreen(StepScreen[tuple[Path, ...]]):
     async def _measure(self, marked: tuple[Path, ...]) -> None:
         size: Size = await self.recovery.ask(measure, marked)
         if set(marked) == self._marked:
-            self._say(f"Marked: {size.files} files, {format_bytes(size.bytes)}.")
+            self._say(f"Marked: {counted(size.files, 'file')}, {format_bytes(size.bytes)}.")
 
     def _turn(self, path: Path) -> None:
         if any(parent in self._marked for parent in path.parents):

@@ -13,7 +13,7 @@ from recovery.errors import RecoveryError
 from recovery.inventory import shown
 from recovery.jobs.watching import Watcher
 from recovery.salvage.copy import measure
-from recovery.units import format_bytes
+from recovery.units import counted, format_bytes
 from tui.job_view import JobView
 from tui.screens.base import StepScreen
 
@@ -64,7 +64,8 @@ class CopyReview(StepScreen[JobView]):
 
     async def _measure(self) -> None:
         size = await self.recovery.ask(measure, self._paths)
-        words = f"{size.files} files, {format_bytes(size.bytes)}; {format_bytes(self._free_bytes)} are free there."
+        free = f"{format_bytes(self._free_bytes)} are free there."
+        words = f"{counted(size.files, 'file')}, {format_bytes(size.bytes)}; {free}"
         if size.bytes > self._free_bytes:
             words += " That is too much: go back, and mark less or choose a larger disk."
         self.query_one("#size", Static).update(words)
