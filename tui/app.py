@@ -26,6 +26,7 @@ from tui.machine import Machine
 from tui.modals import Note, Question
 from tui.screens.home import HomeScreen
 from tui.verdicts import Verdicts
+from tui.widgets.scroll_bar import draw_scroll_bars
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -107,6 +108,7 @@ class RecoveryApp(App[None]):
         self.animation_level = "none"
         self.set_class(self.terminal.plain, "plain")
         self.set_class(self.terminal.ascii, "ascii")
+        draw_scroll_bars(plain=self.terminal.plain)
         self.push_screen(HomeScreen())
         self.look()
         self._begin_watching()

@@ -84,9 +84,12 @@ class Difference:
     def _cell(self, character: Any) -> Cell:
         words = ["1"] if character.bold else []
         words += ["4"] if character.underscore else []
-        words += ["7"] if character.reverse else []
-        words += _colour(character.fg, 30)
-        words += _colour(character.bg, 40)
+        if self._ascii and character.bg != "default":  # a VT220 has no colours, and yet shows what is pointed at
+            words += ["7"]
+        else:
+            words += ["7"] if character.reverse else []
+            words += _colour(character.fg, 30)
+            words += _colour(character.bg, 40)
         text = character.data
         return Cell(in_ascii(text) if self._ascii and not text.isascii() else text, ";".join(words))
 

@@ -17,6 +17,7 @@ from textual.widgets import Input, OptionList
 
 from recovery.destination import Destination, NotClosed
 from recovery.devices.disk import Disk
+from recovery.inventory import DiskReport
 from recovery.surveyor import SILENT
 from tests.support.images import MIB, gpt_disk
 from tests.tui.support import FileMachine, app_for, says, until
@@ -229,7 +230,7 @@ async def test_a_filesystem_on_a_disk_that_is_saved_is_no_place_although_it_is_m
         machine.mount(Path("/dev/sda1"))
         machine.mount(Path("/dev/sdb1"), read_only=True)
         async with asked(machine, PlaceScreen("store", kept_off=sda(machine))) as places:
-            await places.shown(PlaceScreen, "on the disk that it is made of", "mounted for reading only")
+            await places.shown(PlaceScreen, "a disk that is to be saved itself", "mounted for reading only")
             options = places.screen.query_one("#places", OptionList).options
             assert {option.id for option in options if option.disabled} == {"new:/dev/sda1", "mount:/dev/sdc1"}
             await places.choose("mount:/dev/sdb1")
@@ -259,6 +260,43 @@ async def test_a_disk_to_be_saved_that_is_plugged_in_again_under_another_name_is
             await places.shown(WhichDiskScreen, "it is to be saved", "this system was started from it")
             disks = places.pilot.app.screen.query_one(DiskList)
             assert [option.id for option in disks.options if not option.disabled] == ["/dev/sdb"]
+
+
+async def test_a_disk_with_too_little_room_says_so_before_it_is_mounted(tmp_path: Path) -> None:
+    with recorded(tmp_path) as machine:
+        async with asked(machine, PlaceScreen("store", needed_bytes=1 << 40)) as places:
+            await places.shown(PlaceScreen, "sdb1: ext4", "perhaps too small for the 1.00 TiB in use")
+
+
+class LateMachine(UncleanMachine):
+    """The disks are found when the test lets them."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.go_on = threading.Event()
+
+    def survey(self) -> list[DiskReport]:
+        self.go_on.wait(60)
+        return super().survey()
+
+
+async def test_the_pointer_goes_to_the_first_disk_as_soon_as_disks_are_known(tmp_path: Path) -> None:
+    machine = LateMachine(tmp_path)
+    async with app_for(machine).run_test(size=(80, 24)) as pilot:
+        screen = PlaceScreen("store")
+        pilot.app.push_screen(screen)
+        await until(pilot, says(pilot, "Another folder", "Looking at the disks"))
+        await pilot.press("enter")
+        assert pilot.app.screen is screen
+        machine.go_on.set()
+        places = screen.query_one("#places", OptionList)
+        await until(pilot, lambda: places.highlighted_option is not None)
+        assert places.highlighted_option is not None
+        assert places.highlighted_option.id == "erase"
+        disk = gpt_disk(tmp_path / "sda.img", 32 * MIB, 16 * MIB, content_mib=1)
+        pilot.app.look()  # type: ignore[attr-defined]
+        await until(pilot, says(pilot, "sda.img1"))
+        assert places.highlighted_option.id == f"mount:{disk}1"
 
 
 class SlowMachine(UncleanMachine):

@@ -98,7 +98,7 @@ async def test_files_are_copied_off_a_filesystem_that_is_only_read(tmp_path: Pat
             await until(pilot, says(pilot, "Marked: 2 files"))
             await pilot.press("tab", "tab", "enter")
             await until(pilot, lambda: isinstance(app.screen, CopyToScreen))
-            await until(pilot, says(pilot, "Cannot be chosen: It is on a disk that is to be saved"))
+            await until(pilot, says(pilot, "Cannot be chosen: It is on a disk that is to be saved itself"))
             await pilot.press("enter")
             await until(pilot, lambda: isinstance(app.screen, CopyReview))
             await until(pilot, says(pilot, "2 files, 2.00 MiB"))

@@ -39,11 +39,11 @@ class Line:
 
     def shows(self, *words: str) -> None:
         """Wait until the screen has all these words."""
-        self._until(lambda: all(word in self.text for word in words), words)
+        self.until(lambda: all(word in self.text for word in words), words)
 
     def lacks(self, words: str) -> None:
         """Wait until it has them no more."""
-        self._until(lambda: words not in self.text, ("without", words))
+        self.until(lambda: words not in self.text, ("without", words))
 
     def types(self, text: str) -> None:
         os.write(self._file, text.encode())
@@ -65,7 +65,20 @@ class Line:
     def text(self) -> str:
         return "\n".join(self._screen.display)
 
-    def _until(self, condition: Callable[[], bool], what: tuple[str, ...]) -> None:
+    @property
+    def stressed(self) -> list[str]:
+        """The rows, or the parts of them, that a terminal without colours tells apart from the rest."""
+        cells = [[self._screen.buffer[row][column] for column in range(_COLUMNS)] for row in range(_LINES)]
+        rows = ["".join(cell.data for cell in row if cell.reverse).strip() for row in cells]
+        return [row for row in rows if row]
+
+    def coloured(self) -> bool:
+        """Whether anything is."""
+        cells = [self._screen.buffer[row][column] for row in range(_LINES) for column in range(_COLUMNS)]
+        return any(cell.bg != "default" for cell in cells)
+
+    def until(self, condition: Callable[[], bool], what: object) -> None:
+        """Wait for it; fails with ``what`` was waited for, and the screen."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while not condition():
             assert time.monotonic() < deadline, f"{what} in vain; the screen shows:\n{self.text}"
@@ -105,6 +118,15 @@ def test_a_shell_takes_the_terminal_and_gives_it_back(line: Line) -> None:
     line.lacks("from-the-shell")
     line.types("\x1b")
     line.shows("What do you want to do?")
+
+
+@pytest.mark.parametrize("line", [("vt220", "C")], ids=["vt220"], indirect=True)
+def test_without_colours_what_is_pointed_at_is_seen(line: Line) -> None:
+    for key, words in (("", "Capture this machine"), ("\x1b[B", "Restore a machine"), ("\x1b[B", "Save files")):
+        line.types(key)
+        line.until(lambda words=words: [words in row for row in line.stressed].count(True) == 1, words)
+    assert "??" not in line.text
+    assert not line.coloured()
 
 
 def test_an_interface_ends_when_its_line_is_lost(line: Line) -> None:

@@ -89,6 +89,8 @@ class PlaceScreen(StepScreen[Place]):
         self._kept_off, self._needed_bytes = kept_off, needed_bytes
         self._chosen = self._typed = chosen
         self._entries: list[Entry] = []
+        self._known = False
+        self._makeshift = ""
         self._mounted: tuple[tuple[Destination, tuple[Folder, ...]], ...] = ()
         self._busy = False
         #: What was mounted from here.
@@ -150,22 +152,29 @@ class PlaceScreen(StepScreen[Place]):
         self._say(said or ("" if self.recovery.reports is not None else "Looking at the disks ..."))
 
     def _show(self) -> None:
-        """The list anew; the pointer stays with its line, else goes to what was chosen before."""
+        """The list anew; the pointer stays with its line, else goes to what was chosen before.
+
+        There is none before the disks are known, and none stays where it only came for want of a disk: who presses
+        Enter at once means the first of them.
+        """
         places = self.query_one("#places", OptionList)
         pointed = places.highlighted_option
-        before = pointed.id if pointed is not None else None
+        before = pointed.id if pointed is not None and pointed.id != self._makeshift else None
         seen = Seen(self._mounted, self.recovery.reports or ())
         found = entries(
             seen, self._purpose, kept_off=self._paths_kept_off(), needed_bytes=self._needed_bytes, typed=self._typed
         )
-        if found == self._entries:
+        known = self.recovery.reports is not None
+        if (found, known) == (self._entries, self._known):
             return
-        self._entries = found
+        self._entries, self._known = found, known
         places.set_options(Option(_prompt(entry), id=entry.key, disabled=bool(entry.problem)) for entry in found)
         usable = [number for number, entry in enumerate(found) if not entry.problem]
         same = [number for number in usable if found[number].key == before]
         chosen = [n for n in usable if self._chosen is not None and _leads_to(found[n], self._chosen)]
-        places.highlighted = next(iter((chosen if before is None else same) or usable), None)
+        at = next(iter((chosen if before is None else same) or usable), None)
+        self._makeshift = found[at].key if at is not None and found[at].action in ("erase", "folder") else ""
+        places.highlighted = at if known else None
 
     def _say(self, sentence: str) -> None:
         status = self.query_one("#status", Static)

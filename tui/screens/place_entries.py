@@ -28,7 +28,7 @@ FILES_FOLDER = "saved-files"
 _LEAST_BYTES = 64 * MIB
 
 
-_SAVED = "It is on a disk that is to be saved: a copy cannot be kept on the disk that it is made of."
+_SAVED = "It is on a disk that is to be saved itself."
 _INVITATIONS: dict[Purpose, str] = {
     "store": "choose it to keep the image there",
     "read": "choose it to look for images there; nothing is written",
@@ -54,7 +54,8 @@ class Place:
 class Entry:
     """A line of the list.  ``place``: what choosing it gives; without, ``action`` says what is done first.
 
-    ``key`` names it for as long as the same thing is there; ``problem``: why it cannot be chosen.
+    ``key`` names it for as long as the same thing is there; ``problem``: why it cannot be chosen.  ``free_bytes``:
+    about the room of what is not mounted yet; None where it is not known.
     """
 
     key: str
@@ -64,6 +65,7 @@ class Entry:
     action: Literal["", "mount", "erase", "folder"] = ""
     device: Path | None = None
     problem: str = ""
+    free_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,8 +191,9 @@ def _attached(place: Attached, purpose: Purpose) -> Entry:
     model = " ".join(word for word in (place.disk.vendor, place.disk.model) if word)
     how = transport(place.disk.transport)
     words = [" ".join(word for word in (model, f"({how})" if how else "") if word)]
-    if place.used_bytes is not None and purpose in WRITING:
-        words.append(f"about {format_bytes(max(0, place.size_bytes - place.used_bytes))} free")
+    free_bytes = max(0, place.size_bytes - place.used_bytes) if place.used_bytes is not None else None
+    if free_bytes is not None and purpose in WRITING:
+        words.append(f"about {format_bytes(free_bytes)} free")
     words += [] if place.problem else [_INVITATIONS[purpose]]
     return Entry(
         f"mount:{place.device}",
@@ -199,6 +202,7 @@ def _attached(place: Attached, purpose: Purpose) -> Entry:
         action="mount",
         device=place.device,
         problem=place.problem,
+        free_bytes=free_bytes,
     )
 
 
@@ -219,12 +223,13 @@ def _trusted(entry: Entry, purpose: Purpose, reports: Sequence[DiskReport]) -> E
 def _judged(entry: Entry, needed_bytes: int, purpose: Purpose) -> Entry:
     """With what is to be said of its room."""
     place = entry.place
-    if purpose not in WRITING or place is None or entry.problem:
+    free_bytes = place.free_bytes if place is not None else entry.free_bytes
+    if purpose not in WRITING or free_bytes is None or entry.problem:
         return entry
-    if place.free_bytes < _LEAST_BYTES:
-        problem = f"It is full: {format_bytes(place.free_bytes)} are free."
+    if place is not None and free_bytes < _LEAST_BYTES:
+        problem = f"It is full: {format_bytes(free_bytes)} are free."
         return replace(entry, problem=problem)
-    if place.free_bytes < needed_bytes:
+    if free_bytes < needed_bytes:
         room = f"perhaps too small for the {format_bytes(needed_bytes)} in use"
         return replace(entry, detail=f"{entry.detail}; {room}")
     return entry
