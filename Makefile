@@ -50,7 +50,7 @@ demo-tui: setup
 	@.venv/bin/recovery tui --machine $(MACHINE)
 
 test: setup
-	@.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile $(PYTEST_ARGS)
+	@.venv/bin/python -m pytest --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 soak: setup
 	@.venv/bin/python -m tests.soak --minutes $(SOAK_MINUTES) $(if $(SOAK_SEED),--seed $(SOAK_SEED))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from recovery.devices.usage import System
 from recovery.errors import DestinationFull, DeviceError, UsageError
 from recovery.progress import Progress, Side
 from recovery.units import KIB, MIB, format_bytes
@@ -25,6 +26,7 @@ _PIECE_BYTES, _RETRY_BYTES = MIB, 4 * KIB
 _NAMED = 1000
 #: What is written is pushed to the medium at least this often, so that stopping never waits long.
 _SYNC_EVERY_BYTES = 64 * MIB
+_BLOCK_DEVICES = Path("/sys/class/block")
 _MEDIUM_ERRORS = (errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO, errno.EUCLEAN, errno.EBADMSG)
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -62,6 +64,25 @@ class Copied:
             self.problems.append((str(path), problem))
 
 
+class _Source:
+    """The disks under a folder, to be asked for when something of them cannot be read: pulled out, they are gone."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        below = System().devices_below(root)
+        self._nodes = [_BLOCK_DEVICES / name for name in below if not name.startswith(("file:", "loop"))]
+
+    def expect(self) -> None:
+        """Raise DeviceError when one of them is not there any more."""
+        gone = [node.name for node in self._nodes if not node.exists()]
+        if gone:
+            raise DeviceError(
+                f"{', '.join(sorted(gone))}, where {self._root} lies, is gone: unplugged, or broken altogether",
+                "What was copied until then is there; the last file may be cut off. Plug the disk in again, and copy "
+                "the rest into another new folder.",
+            )
+
+
 def measure(paths: Sequence[Path], progress: Progress | None = None) -> Size:
     """How much there is to copy.  Raises Cancelled when ``progress`` says so."""
     files = total = 0
@@ -84,7 +105,13 @@ def copy_files(paths: Sequence[Path], root: Path, to: Path, progress: Progress) 
     progress.phase("copy", size.bytes)
     done = Copied()
     folders: list[tuple[Path, os.stat_result]] = []
-    for path, status in _walk(paths, done.tell, progress):
+    source = _Source(root)
+
+    def tell(path: Path, problem: str) -> None:
+        source.expect()
+        done.tell(path, problem)
+
+    for path, status in _walk(paths, tell, progress):
         place = to / path.relative_to(root)
         try:
             _make_parents(place, to)
@@ -94,12 +121,12 @@ def copy_files(paths: Sequence[Path], root: Path, to: Path, progress: Progress) 
             elif stat.S_ISLNK(status.st_mode):
                 place.symlink_to(path.readlink())
             elif stat.S_ISREG(status.st_mode):
-                _copy_file(path, place, status, done, progress)
+                _copy_file(path, place, status, done, progress, source.expect)
             else:
                 done.tell(path, "it is neither a file nor a folder, and was left out")
         except OSError as error:
             _expect_room(error, to)
-            done.tell(path, f"it could not be copied: {error.strerror}")
+            tell(path, f"it could not be copied: {error.strerror}")
     for place, status in reversed(folders):
         _keep_facts(place, status)
     progress.phase("sync")
@@ -164,14 +191,16 @@ def _make_parents(place: Path, to: Path) -> None:
         place.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _copy_file(path: Path, place: Path, status: os.stat_result, done: Copied, progress: Progress) -> None:
+def _copy_file(
+    path: Path, place: Path, status: os.stat_result, done: Copied, progress: Progress, expect: Callable[[], None]
+) -> None:
     with progress.waits(Side.SOURCE):
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
         with progress.waits(Side.DESTINATION):
             target = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            lost = _copy_content(source, target, status.st_size, progress)
+            lost = _copy_content(source, target, status.st_size, progress, expect)
         finally:
             os.close(target)
     finally:
@@ -185,8 +214,11 @@ def _copy_file(path: Path, place: Path, status: os.stat_result, done: Copied, pr
         done.tell(path, f"{format_bytes(lost)} of it could not be read, and are zeros in the copy")
 
 
-def _copy_content(source: int, target: int, length: int, progress: Progress) -> int:
-    """Copy ``length`` bytes; how many of them could not be read.  A file that ends earlier is filled up with zeros."""
+def _copy_content(source: int, target: int, length: int, progress: Progress, expect: Callable[[], None]) -> int:
+    """Copy ``length`` bytes; how many of them could not be read.  A file that ends earlier is filled up with zeros.
+
+    ``expect`` raises when the source is gone, and is called where it cannot be read.
+    """
     lost = at = 0
     os.posix_fadvise(source, 0, 0, os.POSIX_FADV_SEQUENTIAL)
     while at < length:
@@ -198,6 +230,7 @@ def _copy_content(source: int, target: int, length: int, progress: Progress) -> 
         except OSError as error:
             if error.errno not in _MEDIUM_ERRORS:
                 raise
+            expect()
             data, missing = _read_bad(source, at, wanted, progress)
             lost += missing
         if not data:

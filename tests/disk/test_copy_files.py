@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from recovery.errors import Cancelled, DestinationFull, UsageError
+from recovery.errors import Cancelled, DestinationFull, DeviceError, UsageError
 from recovery.progress import Progress
 from recovery.salvage import copy
 from recovery.salvage.copy import copy_files, measure
@@ -73,6 +73,21 @@ def test_a_file_with_bad_sectors_is_copied_with_zeros_there_and_named(tmp_path: 
     assert (tmp_path / "to/disk.img").read_bytes() == content
     assert (done.files, done.lost_bytes, done.complete) == (1, 8192, False)
     assert [problem for _, problem in done.problems] == ["8.00 KiB of it could not be read, and are zeros in the copy"]
+
+
+def test_a_disk_that_is_gone_ends_the_copying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(random.Random(6).randbytes(3 * MIB))
+    (tmp_path / "sys/sdz").mkdir(parents=True)
+    monkeypatch.setattr(copy, "_BLOCK_DEVICES", tmp_path / "sys")
+    monkeypatch.setattr("recovery.devices.usage.System.devices_below", lambda system, path: frozenset(["sdz", "loop7"]))
+    with with_bad_blocks(disk, [MIB], tmp_path) as damaged:
+        assert copy_files([damaged], damaged.parent, tmp_path / "one", Progress()).lost_bytes == 4096
+        (tmp_path / "sys/sdz").rmdir()
+        with pytest.raises(DeviceError, match=r"sdz, where .* is gone") as told:
+            copy_files([damaged], damaged.parent, tmp_path / "two", Progress())
+    assert "What was copied until then is there" in told.value.hint
+    assert (tmp_path / "two/disk.img").read_bytes() == disk.read_bytes()[:MIB]
 
 
 def test_a_folder_that_can_be_read_in_part_gives_that_part_and_is_named(tmp_path: Path) -> None:
