@@ -33,7 +33,7 @@ class Place:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("cli")
     repository, disk = folder / "repository", noise(folder / "disk.img", 3 * MIB)
-    recovery("init", repository=repository)
+    recovery("init", repository=repository, quick_keys=False)
     image = recovery("capture", disk, "--json", repository=repository).event("summary")["snapshot_id"]
     (folder / "files").mkdir()
     (folder / "files" / "system.json").write_text("{}")

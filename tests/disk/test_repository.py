@@ -58,7 +58,7 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def captured(disk: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     repository = tmp_path_factory.mktemp("captured") / "repository"
-    recovery(repository, "init")
+    recovery(repository, "init", quick_keys=False)
     capture(repository, disk)
     return repository
 
@@ -150,6 +150,7 @@ def test_one_damaged_key_file_is_no_matter_as_there_are_two(repository: Path) ->
     assert len(keys) == 2
     for key in keys:
         whole = key.read_bytes()
+        assert b'"N":32768,"r":8,"p":1' in whole
         for bad in (
             whole[:50],
             b"",

@@ -67,7 +67,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def captured(big: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository that we made, with one image of the big disk."""
     repository = tmp_path_factory.mktemp("captured") / "repository"
-    recovery(repository, "init")
+    recovery(repository, "init", quick_keys=False)
     capture(repository, "--host", "machine-1", "--tag", "before-upgrade", big)
     return repository
 
@@ -112,12 +112,12 @@ def made_by(tmp_path_factory: pytest.TempPathFactory) -> MadeBy:
 
 
 def snapshots(program: Path, repository: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(restic(program, repository, "snapshots", "--json").stdout)
+    found: list[dict[str, Any]] = json.loads(restic(program, repository, "--no-lock", "snapshots", "--json").stdout)
     return found
 
 
 def domain(program: Path, repository: Path, snapshot: str = "latest") -> list[tuple[int, int]]:
-    return domain_ranges(restic(program, repository, "dump", snapshot, "/disk.domain").stdout.decode())
+    return domain_ranges(restic(program, repository, "--no-lock", "dump", snapshot, "/disk.domain").stdout.decode())
 
 
 def change(disk: Path, seed: int) -> None:

@@ -15,7 +15,7 @@ from recovery.image.capture_plan import plan_capture
 from recovery.image.clone import clone
 from recovery.image.restore_plan import plan_clone
 from recovery.progress import Progress
-from tests.support.disks import MIB, blank, overwrite, partitioned
+from tests.support.disks import MIB, blank, overwrite, partitioned, sha256
 from tests.support.drills import Bench, differences, drill, equal, inside, make_repository, make_source, restored, store
 from tests.support.faults import Steps, in_child
 from tests.support.faulty_disk import Faults, faulty_disk
@@ -87,9 +87,14 @@ def _cut_and_completed(bench: Bench, write: Writer, source: Path, *, power: bool
     assert whole > 8, f"only {whole} steps were found"
     assert equal(source, target)
     chosen = range(1, whole + 1) if every else [bench.random.randint(1, whole) for _ in range(3 if bench.short else 8)]
+    seen: set[str] = set()
     for step in chosen:
         assert run(step, bench.random.random() < 0.5, bench.random.randrange(1 << 32)) is None
         bench.counts["power cuts" if power else "kills"] += 1
+        state = sha256(target)
+        if bench.short and state in seen:
+            continue  # what follows depends on the target's bytes alone
+        seen.add(state)
         _looks_whole_only_when_it_is(target, old, source)
         again = in_child(partial(write, target, True))
         assert again.done, again

@@ -28,7 +28,7 @@ from recovery.errors import RecoveryError
 #: No drill's action takes so long: a hang is a bug.
 LIMIT_SECONDS = 120.0
 
-_CLONE_NEWNS, _MS_REC, _MS_PRIVATE = 0x20000, 0x4000, 0x40000
+_CLONE_NEWNS, _MS_REC, _MS_PRIVATE, _MNT_DETACH = 0x20000, 0x4000, 0x40000, 2
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,20 @@ def apart(action: Callable[[], Any]) -> Any:
         libc = ctypes.CDLL(None, use_errno=True)
         assert libc.unshare(_CLONE_NEWNS) == 0, os.strerror(ctypes.get_errno())
         assert libc.mount(b"none", b"/", None, _MS_REC | _MS_PRIVATE, None) == 0, os.strerror(ctypes.get_errno())
+        _let_go_of_others_mounts(libc)
         return action()
 
     ended = in_child(isolated, limit_seconds=4 * LIMIT_SECONDS)
     assert ended.done, ended
     return ended.result
+
+
+def _let_go_of_others_mounts(libc: ctypes.CDLL) -> None:
+    """What other tests have mounted was copied too, and would keep their devices busy after they let go of them."""
+    for line in reversed(Path("/proc/self/mountinfo").read_text().splitlines()):
+        point = line.split()[4].replace("\\040", " ")
+        if "/pytest-of-" in point or "/recovery-test-" in point:
+            libc.umount2(point.encode(), _MNT_DETACH)
 
 
 def in_child(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.disks import KIB, MIB, loop, overwrite, partitioned, run
-from tests.support.program import jobs_folder
+from tests.support.program import QUICK_KEYS, jobs_folder
 
 PROJECT = Path(__file__).resolve().parents[2]
 PASSWORD = "correct horse"
@@ -36,11 +36,21 @@ def recovery_line(*words: str | Path) -> list[str]:
 
 
 def recovery(
-    repository: Path, *words: str | Path, status: int | None = 0, more: Mapping[str, str] | None = None
+    repository: Path,
+    *words: str | Path,
+    status: int | None = 0,
+    more: Mapping[str, str] | None = None,
+    quick_keys: bool = True,
 ) -> subprocess.CompletedProcess[str]:
-    """Run our program to its end; it must end with ``status`` (None: any but a bug's)."""
+    """Run our program to its end; it must end with ``status`` (None: any but a bug's).
+
+    ``quick_keys``: a repository that it makes gets some, and is otherwise as it always is.
+    """
+    line = recovery_line(*words)
+    if words[:1] == ("init",) and quick_keys:
+        line[2] = QUICK_KEYS
     ended = subprocess.run(
-        recovery_line(*words),
+        line,
         cwd=PROJECT,
         env=environment(repository, more),
         stdin=subprocess.DEVNULL,

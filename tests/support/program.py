@@ -28,6 +28,8 @@ PASSWORD = "correct horse"
 #: A folder that stands for / where the marks of a live system are looked for.
 LIVE_VARIABLE = "RECOVERY_LIVE_ROOT"
 _PROGRAM = [sys.executable, "-c", "from recovery.cli import main; main()"]
+#: The same, but that a key of a repository that it makes is derived in no time: every command that opens one does that.
+QUICK_KEYS = "from recovery.repository import crypto; crypto.SCRYPT_N = 1 << 10; from recovery.cli import main; main()"
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,17 @@ def environment(repository: Path | None) -> dict[str, str]:
     return clean
 
 
-def recovery(*arguments: str | Path, repository: Path | None = None, status: int | None = 0) -> Ran:
+def recovery(
+    *arguments: str | Path, repository: Path | None = None, status: int | None = 0, quick_keys: bool = True
+) -> Ran:
     """Run the program to its end; ``status`` is what it must exit with (None: anything).
 
+    ``quick_keys``: a repository that it makes gets some, and is otherwise as it always is.
     Whatever happens, it must neither show a traceback nor call itself faulty.
     """
     words = tuple(str(argument) for argument in arguments)
     ended = subprocess.run(
-        [*_PROGRAM, *words],
+        [sys.executable, "-c", QUICK_KEYS, *words] if words[:1] == ("init",) and quick_keys else [*_PROGRAM, *words],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env=environment(repository),

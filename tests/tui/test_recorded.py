@@ -282,6 +282,7 @@ def test_disks_that_hang_hold_nothing_up(tmp_path: Path, cache: Path) -> None:
     recording["disks"][0]["faults"] = {"hangs_after_bytes": 0}
     recording["disks"][1]["faults"] = {"silent": [{"offset": 0, "length": 4096}]}
     with jobs_in(tmp_path / "jobs"), machine_of(recording, tmp_path, cache) as machine:
+        machine.patience_seconds = 3.0
         found = reports(machine)
         assert found["sda"].findings == found["sdb"].findings == (SILENT,)
         assert found["sda"].disk.model == "Old disk"
