@@ -196,13 +196,31 @@ def unmount(place: Path) -> Unmounted:
     mounted = _mount_at(system, place)
     source = _device_of(mounted.source, system)
     names: frozenset[str] = system.whole_disks(system.storage(source)) if source is not None else frozenset()
-    run(["umount", mounted.point], needed_for=f"unmounting {mounted.point}", timeout_seconds=_SECONDS)
+    _detach(mounted.point)
     point = Path(mounted.point)
     if point.parent == MEDIA and not any(point.iterdir()):
         point.rmdir()
     held = _held(source) if source is not None else ()
     protected = () if held else tuple(disk for disk in map(_protect_again, sorted(names)) if disk is not None)
     return Unmounted(printable(mounted.point), protected, held)
+
+
+def _detach(point: str) -> None:
+    """Others look at what is mounted too, and a FUSE driver may still be closing files: busy is tried again."""
+    ends = time.monotonic() + _LET_GO_SECONDS
+    while True:
+        needed_for = f"unmounting {point}"
+        ended = run(["umount", point], needed_for=needed_for, timeout_seconds=_SECONDS, check=False)
+        if ended.ok:
+            return
+        if "busy" not in ended.reason:
+            raise DeviceError(f"{printable(point)} cannot be unmounted: {ended.reason}")
+        if time.monotonic() > ends:
+            raise DeviceError(
+                f"{printable(point)} is still in use, and stays mounted",
+                "Close the files that are open there, leave the folder in every shell, and try again.",
+            )
+        time.sleep(_POLL_SECONDS)
 
 
 def _device_of(source: str, system: System) -> str | None:

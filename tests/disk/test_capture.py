@@ -14,7 +14,7 @@ import pytest
 from msgspec import structs
 
 from recovery.repository.repository import Repository
-from tests.support.disks import MIB, blank, loop, mounted, overwrite, partitioned, run, sha256
+from tests.support.disks import MIB, blank, loop, mounted, overwrite, partitioned, run, sha256, umount
 from tests.support.fleet import SMALL_BYTES, Fleet, equal_ranges, noise, small_disk
 from tests.support.program import PASSWORD, Ran, interrupt_when, recovery, refused, restic, start
 from tests.support.restic import restic_binaries
@@ -237,7 +237,7 @@ def small_place(tmp_path: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
-        run("umount", folder)
+        umount(folder)
 
 
 def test_a_destination_that_will_not_hold_it_is_told_before(small_place: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from recovery.progress import Progress
 from recovery.salvage import copy
 from recovery.salvage.copy import copy_files, measure
 from tests.support.badblocks import with_bad_blocks
-from tests.support.disks import MIB, blank, loop, mounted, run, sha256
+from tests.support.disks import MIB, blank, loop, mounted, run, sha256, umount
 from tests.support.filesystems import fill, tree
 
 pytestmark = [pytest.mark.disk, pytest.mark.skipif(os.geteuid() != 0, reason="mounts, which only root may")]
@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_refused_before_it_begins(tmp_path: Path) -> None:
             copy_files([source / "large"], source, to / "files", Progress())
         assert not list((to / "files").iterdir())
     finally:
-        run("umount", to)
+        umount(to)
 
 
 def test_a_cancelled_copy_stops(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.disks import MIB, blank, loop, mounted, overwrite, partitioned, run, sha256
+from tests.support.disks import MIB, blank, loop, mounted, overwrite, partitioned, run, sha256, umount
 from tests.support.live import Live, live
 from tests.support.members import lvm_member, md_member
 from tests.support.program import on_terminal, recovery, refused
@@ -46,7 +47,7 @@ def unmounted_after(folder: Path) -> Iterator[None]:
         yield
     finally:
         while os.path.ismount(folder):
-            run("umount", folder)
+            umount(folder)
 
 
 def given_back(device: Path, named: Path) -> None:
@@ -163,6 +164,21 @@ def test_what_was_not_closed_is_mounted_only_when_that_is_meant(kind: str, syste
             given_back(device, folder)
 
 
+def test_what_is_busy_for_a_moment_is_given_back_and_what_stays_busy_is_not(system: Live, tmp_path: Path) -> None:
+    """Others look at what is mounted: a file manager, the drivers of FUSE that close files late."""
+    image, folder = made(tmp_path, "ext4"), tmp_path / "at"
+    with system.disk(image) as device, unmounted_after(folder):
+        recovery("destination", device, folder)
+        with (folder / "looked at").open("w") as file:
+            assert "is still in use, and stays mounted" in refused("destination", device, "--unmount", status=21)
+            assert folder.is_mount()
+            soon = threading.Timer(1.5, file.close)
+            soon.start()
+            recovery("destination", device, "--unmount")
+            soon.join()
+        assert not folder.is_mount()
+
+
 @pytest.mark.parametrize("state", ["hibernated", "dirty"])
 def test_windows_that_was_not_shut_down_is_not_written(state: str, system: Live, tmp_path: Path) -> None:
     image, folder = made(tmp_path, "ntfs"), tmp_path / "at"
@@ -171,7 +187,7 @@ def test_windows_that_was_not_shut_down_is_not_written(state: str, system: Live,
             folder.mkdir()
             run("ntfs-3g", device, folder)
             (folder / "hiberfil.sys").write_bytes(b"hibr" + bytes(4092))
-            run("umount", folder)
+            umount(folder)
     else:
         _mark_dirty(image)
     before = sha256(image)
@@ -180,7 +196,7 @@ def test_windows_that_was_not_shut_down_is_not_written(state: str, system: Live,
         assert "NTFS" in message
         assert "cannot be written" in message
         recovery("destination", device, folder, "--read-only")
-        run("umount", folder)
+        umount(folder)
         assert system.is_protected(device)
     assert sha256(image) == before
 

@@ -23,6 +23,7 @@ from tests.support.disks import (
     run,
     sfdisk_json,
     sha256,
+    umount,
 )
 from tests.support.live import live
 from tests.support.members import md_member
@@ -49,7 +50,7 @@ def formatted(device: Path) -> None:
         if "has a new filesystem, but this kernel made no device" not in error.message:
             raise
     else:
-        run("umount", made.folder)
+        umount(made.folder)
 
 
 @pytest.mark.parametrize("sector_bytes", [512, 4096])
@@ -146,7 +147,7 @@ def test_the_command_erases_only_what_was_confirmed_by_its_name(tmp_path: Path) 
         assert sha256(image) == before
         ran = on_terminal("destination", "--format", device, answer=f"{device.name}\n".encode(), question="Type")
         if "is mounted at" in ran.out:
-            run("umount", device)
+            umount(device)
         else:
             assert ran.status == 21, ran
             assert "this kernel made no device" in " ".join(ran.out.split())

@@ -17,7 +17,7 @@ from recovery.image.restore_plan import plan_restore
 from recovery.image.view import SystemImage
 from recovery.progress import Progress
 from recovery.repository.repository import Repository
-from tests.support.disks import loop, run
+from tests.support.disks import loop, run, umount
 from tests.support.images import gpt_disk, same
 from tests.support.program import PASSWORD, recovery, refused
 
@@ -62,7 +62,7 @@ def test_what_was_written_through_a_partition_is_captured_although_the_disks_own
                 try:
                     (mounted / "new.bin").write_bytes(os.urandom(5 * MIB))
                 finally:
-                    run("umount", mounted)
+                    umount(mounted)
                 recovery("capture", device, repository=repository)
         finally:
             run("partx", "--delete", "--nr", "1", device)
@@ -91,7 +91,7 @@ def test_a_disk_that_is_planned_for_cannot_be_mounted(tmp_path: Path) -> None:
         assert not place.is_mount()
         held.close()
         run("mount", "-o", "ro,noload", device, place)
-        run("umount", place)
+        umount(place)
 
 
 def test_a_file_that_changes_while_it_is_captured_is_told(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_restore_into_a_file_that_has_no_room_is_refused_before_it_starts(tmp_
         assert "untouched" in said
         assert not (small / "out.img").exists()
     finally:
-        run("umount", small)
+        umount(small)
 
 
 def test_a_destination_that_vanished_is_not_made_anew(tmp_path: Path, repository: Path) -> None:
@@ -226,4 +226,4 @@ def test_a_mounted_source_is_refused_when_the_plan_is_made(tmp_path: Path) -> No
             with pytest.raises(Refused, match="mounted"):
                 plan_capture([device], None, Progress(), held)
         finally:
-            run("umount", mounted)
+            umount(mounted)

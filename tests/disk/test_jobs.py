@@ -28,7 +28,7 @@ from recovery.cli.requests import RestoreRequest, VerifyRequest
 from recovery.cli.spawn import spawn
 from recovery.errors import NoRepository, WrongPassword
 from recovery.jobs.control import Order
-from tests.support.disks import MIB, blank, run, sha256
+from tests.support.disks import MIB, blank, run, sha256, umount
 from tests.support.fleet import noise
 from tests.support.program import PASSWORD, environment, job_of, recovery, refused, restic
 from tests.support.restic import restic_binaries
@@ -486,7 +486,7 @@ def test_a_full_folder_for_jobs_costs_words_and_not_the_job(place: Place, disk: 
         code, _, err = place.run("capture", disk)
         assert (code, "in the foreground" in err) == (0, True)
     finally:
-        run("umount", place.jobs)
+        umount(place.jobs)
 
 
 def test_what_is_not_long_is_no_job(place: Place, captured: Path, disk: Path, tmp_path: Path) -> None:

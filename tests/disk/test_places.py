@@ -16,7 +16,7 @@ from recovery.inventory import DiskReport, PartitionReport
 from recovery.places import attached, look_into, mounted
 from recovery.repository.repository import Repository
 from recovery.surveyor import SILENT
-from tests.support.disks import MIB, blank, loop, run, sha256
+from tests.support.disks import MIB, blank, loop, run, sha256, umount
 from tests.support.disks import mounted as mounted_at
 from tui.machine import LocalMachine
 
@@ -118,7 +118,7 @@ def test_what_lies_in_memory_is_said_to_be_lost_one_day(tmp_path: Path) -> None:
     try:
         assert look_into(tmp_path / "memory/new/folder").fleeting
     finally:
-        run("umount", tmp_path / "memory")
+        umount(tmp_path / "memory")
     image = blank(tmp_path / "disk.img", 16 * MIB)
     run("mkfs.ext4", "-q", "-F", image)
     with loop(image) as device, mounted_at(device, tmp_path / "disk") as folder:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.captured import Captured, small_disk_captured
-from tests.support.disks import MIB, blank, loop, mounted, partitioned, run, sfdisk_json, sha256
+from tests.support.disks import MIB, blank, loop, mounted, partitioned, run, sfdisk_json, sha256, umount
 from tests.support.fleet import SMALL_BYTES, noise
 from tests.support.members import lvm_member
 from tests.support.program import on_terminal, recovery, refused
@@ -89,7 +89,7 @@ def test_a_read_only_target_is_refused(captured: Captured, tmp_path: Path) -> No
             "restore", "latest", read_only / "target.img", "--yes", repository=captured.repository
         )
     finally:
-        run("umount", read_only)
+        umount(read_only)
 
 
 @pytest.mark.parametrize("device", [False, True], ids=["file", "block-device"])

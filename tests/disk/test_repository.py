@@ -28,7 +28,7 @@ from recovery.repository.format import (
 from recovery.repository.packer import PackWriter, seal_blob
 from recovery.repository.repository import Repository
 from recovery.repository.store import FileKind, file_name
-from tests.support.disks import KIB, MIB, blank, loop, mounted, run
+from tests.support.disks import KIB, MIB, blank, loop, mounted, run, umount
 from tests.support.images import (
     PARTITION_START,
     PASSWORD,
@@ -376,7 +376,7 @@ def test_a_read_only_place_is_told_and_still_read(repository: Path, disk: Path, 
         recovery(place, "verify")
         recovery(place, "restore", "latest", tmp_path / "out", "--yes")
     finally:
-        run("umount", place)
+        umount(place)
 
 
 @pytest.fixture(params=["tmpfs", "ext4"])
@@ -389,7 +389,7 @@ def tight(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         try:
             yield place
         finally:
-            run("umount", place)
+            umount(place)
         return
     image = blank(tmp_path / "tight.img", 6 * MIB)
     run("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^has_journal", "-b", "1024", "-N", "400", image)
@@ -428,7 +428,7 @@ def test_making_one_where_there_is_no_room_is_told(tmp_path: Path) -> None:
         recovery(place / "repository", "init")
         recovery(place / "repository", "snapshots")
     finally:
-        run("umount", place)
+        umount(place)
 
 
 # -- memory

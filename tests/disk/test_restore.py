@@ -9,7 +9,19 @@ from pathlib import Path
 import pytest
 
 from tests.support.captured import Captured, small_disk_captured
-from tests.support.disks import KIB, MIB, blank, loop, overwrite, partitioned, read_at, run, sfdisk_json, sha256
+from tests.support.disks import (
+    KIB,
+    MIB,
+    blank,
+    loop,
+    overwrite,
+    partitioned,
+    read_at,
+    run,
+    sfdisk_json,
+    sha256,
+    umount,
+)
 from tests.support.fleet import (
     SMALL_BYTES,
     check_filesystem,
@@ -311,7 +323,7 @@ def test_a_target_that_is_too_full_is_told_as_such(captured: Captured, tmp_path:
         assert "20.0 MiB free" in message
         assert not (small / "new.img").exists()
     finally:
-        run("umount", small)
+        umount(small)
 
 
 def test_a_disk_of_an_odd_size_comes_back_whole(tmp_path: Path) -> None:

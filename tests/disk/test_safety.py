@@ -17,7 +17,18 @@ from recovery.devices.probe import probe
 from recovery.devices.safety import disks_under, members, source_problems, target_problems
 from recovery.errors import DeviceError, Refused
 from recovery.extent import Extent
-from tests.support.disks import GPT_SCRIPT, MIB, blank, loop, make_filesystem, mounted, overwrite, partitioned, run
+from tests.support.disks import (
+    GPT_SCRIPT,
+    MIB,
+    blank,
+    loop,
+    make_filesystem,
+    mounted,
+    overwrite,
+    partitioned,
+    run,
+    umount,
+)
 
 pytestmark = pytest.mark.disk
 
@@ -203,7 +214,7 @@ def test_the_repository_is_found_through_links_binds_and_overlays(tmp_path: Path
         try:
             assert device.name in disks_under(tmp_path / "over")
         finally:
-            run("umount", tmp_path / "over")
+            umount(tmp_path / "over")
 
 
 def test_an_image_file_inside_the_repository_is_refused(tmp_path: Path, image: Path) -> None:

@@ -17,13 +17,12 @@ import shutil
 import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.disks import KIB, blank, loop, run
+from tests.support.disks import KIB, blank, loop, run, umount
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -36,20 +35,6 @@ SECTOR = 512
 
 class Unmountable(Exception):
     """What mount said instead of mounting."""
-
-
-def _unmount(at: Path) -> None:
-    """Others look at mounts too, and a FUSE daemon may still be closing files: busy is tried again."""
-    ends = time.monotonic() + 10
-    while True:
-        try:
-            run("umount", at)
-        except AssertionError as error:
-            if "busy" not in str(error) or time.monotonic() > ends:
-                raise
-            time.sleep(0.1)
-        else:
-            return
 
 
 @dataclass(frozen=True)
@@ -92,7 +77,7 @@ class Kind:
         try:
             yield at
         finally:
-            _unmount(at)
+            umount(at)
 
 
 @dataclass

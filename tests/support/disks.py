@@ -102,6 +102,20 @@ def exchange(device: Path, backing: Path) -> None:
     run("losetup", device, backing)
 
 
+def umount(at: str | Path) -> None:
+    """Others look at mounts too, and a FUSE daemon may still be closing files: busy is tried again."""
+    ends = time.monotonic() + 10
+    while True:
+        try:
+            run("umount", at)
+        except AssertionError as error:
+            if "busy" not in str(error) or time.monotonic() > ends:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
 @contextmanager
 def mounted(device: Path, at: Path, options: str = "defaults") -> Iterator[Path]:
     """``device`` mounted at ``at`` (needs root)."""
@@ -110,7 +124,7 @@ def mounted(device: Path, at: Path, options: str = "defaults") -> Iterator[Path]
     try:
         yield at
     finally:
-        run("umount", at)
+        umount(at)
 
 
 def blank(path: Path, size_bytes: int) -> Path:

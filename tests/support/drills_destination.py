@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.support.disks import KIB, MIB, blank, loop, mounted, run
+from tests.support.disks import KIB, MIB, blank, loop, mounted, run, umount
 from tests.support.drills import (
     Bench,
     drill,
@@ -72,7 +72,7 @@ def a_destination_that_fills_up_is_an_error_and_what_was_published_stays(bench: 
             run("mount", "-o", "remount,size=64m", at)
             _proven(bench, folder, source)
         finally:
-            run("umount", at)
+            umount(at)
 
 
 @drill("destination")

@@ -19,7 +19,19 @@ from recovery.image.restore_plan import RestorePlan, plan_restore
 from recovery.image.view import DiskImage
 from recovery.progress import Progress
 from recovery.repository.repository import Repository
-from tests.support.disks import MIB, blank, exchange, loop, mounted, overwrite, own_loop, partitioned, run, sha256
+from tests.support.disks import (
+    MIB,
+    blank,
+    exchange,
+    loop,
+    mounted,
+    overwrite,
+    own_loop,
+    partitioned,
+    run,
+    sha256,
+    umount,
+)
 from tests.support.drills import Bench, drill, make_repository, make_source, open_image, store
 from tests.support.faults import in_child
 from tests.support.images import PASSWORD
@@ -195,7 +207,7 @@ def a_hibernated_ntfs_is_not_written_to_as_a_destination(bench: Bench) -> None:
 def _unmounted(at: Path) -> None:
     """Unmounted, and the program that served it has written all and ended."""
     serving = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and _serves(p, at)]
-    run("umount", at)
+    umount(at)
     ends = time.monotonic() + 10
     while any(Path("/proc", str(process)).exists() for process in serving) and time.monotonic() < ends:
         time.sleep(0.01)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.disks import MIB, blank, loop, mounted, run
+from tests.support.disks import MIB, blank, loop, mounted, run, umount
 
 #: What a partition lies at in the image, so that a mistake about offsets shows.
 OFFSET = 3 * MIB
@@ -124,7 +124,7 @@ def opened(kind: Kind, image: Path, at: Path) -> Iterator[Path]:
         try:
             yield at
         finally:
-            run("umount", at)
+            umount(at)
 
 
 def fill_and_list(kind: Kind, image: Path, work: Path, filler: Callable[[Path], None]) -> Tree:

@@ -21,7 +21,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.support.disks import KIB, MIB, blank, loop, mounted, overwrite, partitioned, read_at, run, sfdisk_json
+from tests.support.disks import (
+    KIB,
+    MIB,
+    blank,
+    loop,
+    mounted,
+    overwrite,
+    partitioned,
+    read_at,
+    run,
+    sfdisk_json,
+    umount,
+)
 from tests.support.machine import copy_files, real_files
 
 #: What a file, a folder or anything else is: everything about it that a restore must keep.
@@ -237,7 +249,7 @@ def _fuse(program: str, device: Path, at: Path, *options: str) -> Iterator[Path]
     try:
         yield at
     finally:
-        run("umount", at)
+        umount(at)
 
 
 def _sparse(path: Path) -> None:

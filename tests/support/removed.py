@@ -26,7 +26,7 @@ from recovery.image.layout import make_layout
 from recovery.image.view import SystemImage
 from recovery.progress import Progress
 from recovery.repository.repository import Repository, StoredSnapshot
-from tests.support.disks import KIB, MIB, loop, mounted, read_at, run
+from tests.support.disks import KIB, MIB, loop, mounted, read_at, run, umount
 from tests.support.fleet import Fleet, Place
 from tests.support.program import PASSWORD
 
@@ -43,7 +43,7 @@ def enrich(fleet: Fleet, at: Path) -> None:
             if kind == "ntfs":
                 at.mkdir(exist_ok=True)
                 run("ntfs-3g", device, at)
-                stack.callback(run, "umount", at)
+                stack.callback(umount, at)
             else:
                 stack.enter_context(mounted(device, at))
             with (at / "holey").open("wb") as file:

@@ -12,7 +12,7 @@ from recovery import destination
 from recovery.cli.requests import CaptureRequest
 from recovery.cli.spawn import spawn
 from recovery.repository.repository import Repository
-from tests.support.disks import MIB, blank, run
+from tests.support.disks import MIB, blank, run, umount
 from tests.tui.support import app_for, jobs_in, says, until
 from tests.tui.test_places import asked, recorded
 from tests.tui.world import choose, reaches
@@ -36,7 +36,7 @@ def mounted(tmp_path: Path) -> Iterator[destination.Destination]:
         yield destination.Destination("/dev/sdz1", str(point), "tmpfs", "", 16 * MIB, 16 * MIB, False, ())
     finally:
         if os.path.ismount(point):
-            run("umount", point)
+            umount(point)
 
 
 def give_back(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from textual.pilot import Pilot
 from textual.widgets import Button, OptionList
 
-from tests.support.disks import MIB, run, sfdisk_json, sha256
+from tests.support.disks import MIB, run, sfdisk_json, sha256, umount
 from tests.tui.restoring import agree, agree_and_stop, through_work, until_plan
 from tests.tui.support import app_for, says, screen_text, statics, until
 from tests.tui.world import (
@@ -135,7 +135,7 @@ async def test_a_copy_that_fails_midway_says_so_and_in_what_state_the_disk_is(wo
             assert "partly written" in said
         assert sha256(world.disk(OLD)) == before
     finally:
-        run("umount", small)
+        umount(small)
 
 
 async def test_going_back_from_the_review_ends_the_job_and_writes_nothing(world: World) -> None:

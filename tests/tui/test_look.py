@@ -15,7 +15,7 @@ from textual.pilot import Pilot
 from textual.widgets import Button, Input, OptionList
 
 from recovery.destination import Destination
-from tests.support.disks import MIB, run
+from tests.support.disks import MIB, run, umount
 from tests.support.restic import restic_binaries, restic_version
 from tests.tui.restoring import agree, agree_and_stop
 from tests.tui.support import FileMachine, app_for, says, screen_text, statics, until
@@ -273,7 +273,7 @@ def stick(world: World) -> Iterator[Stick]:
         run("mount", "-o", "remount,bind,ro", point)
         yield Stick(world)
     finally:
-        run("umount", point)
+        umount(point)
 
 
 @needs_restic

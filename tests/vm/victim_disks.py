@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.disks import KIB, MIB, blank, loop, mounted, overwrite, run, sfdisk_json
+from tests.support.disks import KIB, MIB, blank, loop, mounted, overwrite, run, sfdisk_json, umount
 from tests.vm.luks import encrypt, format_luks
 from tests.vm.victim_system import Settings, loaders, peculiar, settle, unpack
 
@@ -75,7 +75,7 @@ def make_ntfs(disk: Path, scratch: Path) -> None:
         try:
             _windows_files(folder)
         finally:
-            run("umount", folder)
+            umount(folder)
 
 
 def make_xfs(disk: Path, scratch: Path) -> None:
