@@ -122,9 +122,15 @@ async def to_review(pilot: Pilot[None], disk: str) -> None:
     await reaches(pilot, WayScreen)
     await pilot.press("home", "enter")
     screen = await reaches(pilot, DisksScreen)
-    await until(pilot, says(pilot, disk))
-    screen.query_one(DiskList).mark([f"/dev/{disk}"])
-    await until(pilot, says(pilot, f"To be saved: {disk}"))
+    disks = screen.query_one(DiskList)
+
+    def is_marked() -> bool:
+        """A disk that takes long to answer cannot be marked before it did."""
+        if [report.disk.name for report in disks.marked] != [disk]:
+            disks.mark([f"/dev/{disk}"])
+        return says(pilot, f"To be saved: {disk}")()
+
+    await until(pilot, is_marked)
     screen.query_one("#continue", Button).press()
     await choose(pilot, PlaceScreen, "/dev/sdc1")
     await reaches(pilot, NewPasswordScreen)
