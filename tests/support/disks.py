@@ -76,7 +76,7 @@ def loop(
 
 def _wait_until_detached(device: Path) -> None:
     """The kernel detaches only when the last who has the device open (a prober, say) closes it."""
-    ends = time.monotonic() + 10
+    ends = time.monotonic() + 60
     while (Path("/sys/block") / device.name / "loop" / "backing_file").exists() and time.monotonic() < ends:
         time.sleep(0.01)
 
