@@ -75,6 +75,7 @@ class Progress:
         self._started = self._moved = time.monotonic()
         self._counters: dict[str, int] = {}
         self._cancelled = threading.Event()
+        self._enough = threading.Event()
         self._map: WorkMap | None = None
         self._maps = 0
         #: What threads wait for now, and since when.
@@ -131,6 +132,17 @@ class Progress:
         """How long nothing has moved, and what is waited for: whatever has been for longest."""
         waits = [(since, wait.side) for wait, since in self._waits.copy().items()]
         return max(0.0, now - self._moved), min(waits)[1] if waits else Side.PROCESSOR
+
+    # -- ending early
+
+    def have_enough(self) -> None:
+        """Ask the operation not to go into what is hard to read any further, and to end as well as it can."""
+        self._enough.set()
+
+    @property
+    def enough(self) -> bool:
+        """Whether that was asked."""
+        return self._enough.is_set()
 
     # -- cancelling
 

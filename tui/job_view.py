@@ -249,6 +249,10 @@ class JobView:
         self.cancelling = True
         self.watcher.order(Order("cancel"))
 
+    def finish(self) -> None:
+        """Have it go into bad areas no further, and end with what was read."""
+        self.watcher.order(Order("finish"))
+
     def stop(self) -> None:
         """Have it end at once; it is killed when it does not."""
         self.cancelling = self.stopping = True

@@ -37,6 +37,7 @@ _PHASES = {
     "capture": "Reading the disk and storing what is new",
     "publish": "Entering what was stored into the repository's lists",
     "check the medium": "Reading back what was stored, to be sure",
+    "compare with the image": "Looking whether it is the disk of the image",
     "compare": "Comparing the target with what it is to become",
     "list": "Looking how many files there are",
     "copy": "Copying files",
@@ -131,9 +132,19 @@ def _waited_for(kind: str, now: ProgressSnapshot) -> str:
 def troubles(view: JobView) -> list[str]:
     """What went wrong so far, oldest first."""
     lost = view.counters.get("unreadable_bytes", 0)
+    put_off = view.counters.get("put_off_bytes", 0)
     found = [f"{format_bytes(lost)} could not be read so far. The rest is read all the same."] if lost else []
+    if put_off:
+        found.append(
+            f"{format_bytes(put_off)} lie around places that are hard to read: they are tried when all else is read."
+        )
     found += [_sentence(text) for text in (*view.warnings, *view.log)]
     return found + [_sentence(error.message) for error in view.errors]
+
+
+def can_finish(view: JobView) -> bool:
+    """Whether it can end early with an image of what was read: it is at places that cannot be read easily."""
+    return view.kind == "capture" and not view.asks and view.counters.get("put_off_bytes", 0) > 0
 
 
 def if_cancelled(view: JobView) -> str:
@@ -141,6 +152,11 @@ def if_cancelled(view: JobView) -> str:
     if view.asks:
         return "The plan was not agreed to yet: nothing was written, and nothing will be."
     name = view.progress.phase if view.progress is not None else ""
+    if view.kind == "capture" and view.counters.get("interim_images"):
+        return (
+            "An incomplete system image of what was read until some minutes ago is kept in the repository: it can be "
+            "completed later. The disk that is read is not changed in any case."
+        )
     if view.kind == "capture":
         return (
             "No system image is made of this run. What was stored until then stays in the repository, and the next "

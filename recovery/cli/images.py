@@ -78,6 +78,16 @@ def capture_command(
     no_clock_check: Annotated[
         bool, typer.Option("--no-clock-check", help="Start although the clock is behind the newest snapshot.")
     ] = False,
+    patience: Annotated[
+        float | None,
+        typer.Option(metavar="MINUTES", min=0, help="For how long to go into bad areas, last.", show_default=False),
+    ] = None,
+    continues: Annotated[
+        bool, typer.Option("--continue", help="Complete the newest incomplete image: read only what it lacks.")
+    ] = False,
+    interim: Annotated[
+        float, typer.Option(metavar="MINUTES", min=0, help="Publish an incomplete image so often, while a disk fails.")
+    ] = 3,
     audit: Audit = False,
     dry_run: DryRun = False,
     host: Annotated[
@@ -91,6 +101,8 @@ def capture_command(
     """Capture disks as a system image.  The sources are only read."""
     common: Common = context.obj.merged(repo, password_file, no_password, json)
     output = Output(common.json)
+    if continues and (only or without):
+        raise UsageError("--only and --without have no say with --continue", "What the image is to hold is in it.")
     if len(sources) > 1 and (only or without):
         raise UsageError("--only and --without go with one disk", "Capture the disks one by one.")
     request = CaptureRequest(
@@ -106,6 +118,9 @@ def capture_command(
         chunk_bytes=_chunk_bytes(chunk_size),
         dry_run=dry_run,
         audit=audit,
+        patience_seconds=None if patience is None else 60 * patience,
+        continues=continues,
+        interim_seconds=60 * interim,
     )
     repository = common.open()
     _launch(request, repository, output, foreground=dry_run)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 import typer
@@ -33,6 +33,7 @@ def register(app: typer.Typer) -> None:
     app.command("jobs")(jobs_command)
     app.command("attach")(attach_command)
     app.command("cancel")(cancel_command)
+    app.command("finish")(finish_command)
 
 
 class JobLine(msgspec.Struct, frozen=True):
@@ -87,14 +88,25 @@ def cancel_command(
     json: Common.Json = False,
 ) -> None:
     """Stop a job at its next safe point.  Waits until it has ended, and says what it said of it."""
-    output = Output(context.obj.merged(json=json).json)
+    _end(job, Output(context.obj.merged(json=json).json), "stop" if now else "cancel")
+
+
+def finish_command(context: typer.Context, job: JobName = None, json: Common.Json = False) -> None:
+    """End a capture with what was read by now: bad areas are gone into no further, and are zeros in the image.
+
+    What can be read easily is read in any case.  Waits until it has ended, and says what it said of it.
+    """
+    _end(job, Output(context.obj.merged(json=json).json), "finish")
+
+
+def _end(job: str | None, output: Output, how: Literal["cancel", "stop", "finish"]) -> None:
     found = find_job(job)
     if not found.running:
         output.say(f"Job {found.id} has ended already: {_state(found, None)}.")
         output.event("ended", job=found.id, exit_code=found.exit_code)
         return
     with attach(found) as watcher:
-        code = Screen(output).end(watcher, now=now)
+        code = Screen(output).end(watcher, how)
     output.event("ended", job=found.id, exit_code=code)
     if not output.json:
         output.say(f"Job {found.id} has ended: {_result(code)}.")

@@ -42,8 +42,9 @@ from recovery.devices.disk import check_chosen
 from recovery.errors import Cancelled, DeviceError, ExitCode, RecoveryError, Refused, RepositoryDamaged
 from recovery.image.boot import BootPlan, BootResult, plan_boot, settle_boot
 from recovery.image.capture import CaptureOptions, capture
-from recovery.image.capture_plan import Choice, check_clock, check_space, plan_capture
+from recovery.image.capture_plan import CapturePlan, Choice, check_clock, check_space, plan_capture
 from recovery.image.clone import clone
+from recovery.image.continuing import plan_continued
 from recovery.image.machine import this_machine
 from recovery.image.manifest import ImageDisk, Machine
 from recovery.image.restore import RestoreResult, restore
@@ -85,16 +86,7 @@ def capture_disks(request: CaptureRequest, repository: Repository, output: Outpu
             output.warn(problem)
         if request.clock_check:
             check_clock(repository)
-        plan = plan_capture(
-            request.sources,
-            repository,
-            progress,
-            held,
-            choice=Choice(request.only, request.without),
-            chunk_bytes=request.chunk_bytes,
-            machine_uuid=this_machine().uuid,
-            level=request.level,
-        )
+        plan = _plan_capture(request, repository, progress, held)
         if request.chosen:
             for chosen, planned in zip(request.chosen, plan.disks, strict=True):
                 check_chosen(chosen, planned.disk)
@@ -113,11 +105,14 @@ def capture_disks(request: CaptureRequest, repository: Repository, output: Outpu
             chunk_bytes=request.chunk_bytes,
             hostname=request.hostname,
             tags=request.tags,
+            patience_seconds=request.patience_seconds,
+            interim_seconds=request.interim_seconds,
         )
         try:
             result = capture(repository, lock, plan, progress, options)
         except Cancelled as stopped:
-            stopped.hint = "What was stored until now is kept: the next capture of this disk goes on from there."
+            goes_on = "What was stored until now is kept: the next capture of this disk goes on from there."
+            stopped.hint = stopped.hint or goes_on
             raise
         audited = _audit_new(repository, result.snapshot_id, progress) if request.audit else None
     output.event("summary", **capture_document(result), audit=audit_document(audited))
@@ -127,6 +122,21 @@ def capture_disks(request: CaptureRequest, repository: Repository, output: Outpu
         if not audited.passed:
             return ExitCode.REPOSITORY_DAMAGED
     return ExitCode.DONE if result.complete else ExitCode.INCOMPLETE
+
+
+def _plan_capture(request: CaptureRequest, repository: Repository, progress: Progress, held: ExitStack) -> CapturePlan:
+    if request.continues:
+        return plan_continued(request.sources, repository, progress, held)
+    return plan_capture(
+        request.sources,
+        repository,
+        progress,
+        held,
+        choice=Choice(request.only, request.without),
+        chunk_bytes=request.chunk_bytes,
+        machine_uuid=this_machine().uuid,
+        level=request.level,
+    )
 
 
 def _agreed(request: CaptureRequest, output: Output, progress: Progress) -> CaptureRequest:

@@ -39,6 +39,8 @@ def show_capture_plan(output: Output, plan: CapturePlan, destination: object) ->
         predicted_bytes=plan.predicted_bytes,
         free_bytes=plan.free_bytes,
     )
+    if plan.earlier is not None:
+        output.say(f"The incomplete image {plan.earlier.stored.id[:8]} is completed: what it lacks is read.")
     for planned in plan.disks:
         record = planned.record
         model = f", {record.model}" if record.model else ""
@@ -77,6 +79,7 @@ def capture_document(result: CaptureResult) -> dict[str, Any]:
     return {
         "snapshot_id": result.snapshot_id,
         "used_bytes": result.used_bytes,
+        "read_bytes": result.read_bytes,
         "new_bytes": result.new_bytes,
         "known_bytes": result.known_bytes,
         "stored_bytes": result.stored_bytes,
@@ -84,6 +87,7 @@ def capture_document(result: CaptureResult) -> dict[str, Any]:
         "unreadable": {name: list(areas) for name, areas in result.unreadable.items() if areas},
         "verified": result.verified,
         "complete": result.complete,
+        "died": result.died,
     }
 
 
@@ -91,14 +95,17 @@ def tell_capture(output: Output, result: CaptureResult) -> None:
     """What was captured, and whether it is whole."""
     state = "Captured" if result.complete else "Captured INCOMPLETELY"
     output.say(
-        f"{state}: system image {result.snapshot_id[:8]}. {format_bytes(result.used_bytes)} read, "
+        f"{state}: system image {result.snapshot_id[:8]}. {format_bytes(result.read_bytes)} read, "
         f"{format_bytes(result.new_bytes)} of it new, {format_bytes(result.stored_bytes)} stored."
     )
+    for name, why in result.died.items():
+        output.say(f"{name}: {why}. What was read of it until then is in the image.")
     for disk in result.manifest.disks:
         _tell_areas(output, f"{disk.name}: could not be read", result.unreadable.get(disk.name, Extents()), disk)
     if not result.complete:
         output.say(
-            "What could not be read is zeros in the image, and marked so. Copy what matters soon: the disk fails."
+            "What could not be read is zeros in the image, and marked so. Copy what matters soon: the disk fails. "
+            "'recovery capture --continue' tries once more what is missing."
         )
     if result.verified:
         output.say("What was stored was read back from the medium and is right.")

@@ -29,6 +29,8 @@ class CaptureRequest:
 
     ``review``: the plan is shown and must be agreed to, as that of a restore, with ``yes``; words behind it may still
     change ``verify`` and ``audit`` (``yes audit no-verify``).  ``chosen``: what the sources must be, when not empty.
+    ``patience_seconds``: for how long bad areas are gone into; None: to the end.  ``continues``: the newest incomplete
+    image of these disks is completed.  ``interim_seconds``: how often one is published while a disk fails.
     """
 
     sources: tuple[Path, ...]
@@ -45,6 +47,9 @@ class CaptureRequest:
     audit: bool = False
     review: bool = False
     chosen: tuple[DiskIdentity, ...] = ()
+    patience_seconds: float | None = None
+    continues: bool = False
+    interim_seconds: float = 180.0
 
     kind = Kind.CAPTURE
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import Literal
 
 import msgspec
 from rich.console import Group
@@ -110,11 +111,14 @@ class Screen:
         finally:
             self._watcher = None
 
-    def end(self, watcher: Watcher, *, now: bool) -> int:
-        """Stop the job, ``now`` or at its next safe point, and see how it ends; an interrupt leaves it alone."""
+    def end(self, watcher: Watcher, how: Literal["cancel", "stop", "finish"]) -> int:
+        """Stop the job, at its next safe point or at once, or have it finish early, and see how it ends.
+
+        An interrupt leaves it alone.
+        """
         watcher.events()
-        watcher.order(Order("stop" if now else "cancel"))
-        self._stopped_at = time.monotonic() if now else None
+        watcher.order(Order(how))
+        self._stopped_at = time.monotonic() if how == "stop" else None
         with self.signals():
             code = self._follow(watcher, quietly=True)
         if self._interrupts or self._detached:

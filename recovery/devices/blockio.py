@@ -17,6 +17,7 @@ import stat
 import struct
 import time
 from collections.abc import Callable
+from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
 
@@ -135,13 +136,26 @@ class SourceGuard(_Device):
         return (size_of(self._file),) if self.is_block else (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+class Effort(IntEnum):
+    """How hard a read that fails is tried again.
+
+    ``QUICK``: not at all; everything that was asked for counts as lost, and the buffer is worth nothing.  ``COARSE``:
+    in pieces of 64 KiB; those that fail are lost.  ``PATIENT``: these are narrowed down to the sector.
+    """
+
+    QUICK = 0
+    COARSE = 1
+    PATIENT = 2
+
+
 class SourceReader(_Device):
     """Reads a source.  ``sector_bytes`` is what a failing read is narrowed down to.
 
-    ``interrupt`` is called between the pieces of a bad area, where each may take seconds.
+    ``interrupt`` is called between the sectors of a bad area, where each may take seconds; what is bad is gone into no
+    further, and lost, when it returns True.
     """
 
-    def __init__(self, path: Path, sector_bytes: int, interrupt: Callable[[], None] | None = None) -> None:
+    def __init__(self, path: Path, sector_bytes: int, interrupt: Callable[[], bool | None] = lambda: None) -> None:
         super().__init__(path, os.O_RDONLY, exclusive=False)
         self.sector_bytes = sector_bytes
         self._interrupt = interrupt
@@ -149,6 +163,8 @@ class SourceReader(_Device):
         self._bounce: mmap.mmap | None = None
         self._good: int | None = None
         self._failed_bytes = 0
+        #: A read failed: from then on the page cache is passed by, which makes many failing reads of one.
+        self._failing = False
         self._holes = Holes(self._file)
         os.posix_fadvise(self._file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
 
@@ -162,7 +178,7 @@ class SourceReader(_Device):
             os.close(self._direct)
             self._direct = None
 
-    def read(self, extent: Extent, used: Extents, buffer: memoryview) -> Extents:
+    def read(self, extent: Extent, used: Extents, buffer: memoryview, effort: Effort = Effort.PATIENT) -> Extents:
         """Fill ``buffer[:extent.length]`` with the used bytes of ``extent``, zeros elsewhere.
 
         ``used`` holds absolute offsets.  The extents returned could not be read and are zeros too.
@@ -173,7 +189,9 @@ class SourceReader(_Device):
         unreadable: list[Extent] = []
         for run in _merge_near(inside):
             _zero(buffer, filled - extent.offset, run.offset - extent.offset)
-            unreadable += self._read_run(run, buffer[run.offset - extent.offset : run.end - extent.offset])
+            unreadable += self._read_run(run, buffer[run.offset - extent.offset : run.end - extent.offset], effort)
+            if unreadable and effort is Effort.QUICK:
+                return inside
             filled = run.end
         _zero(buffer, filled - extent.offset, extent.length)
         for gap in inside.invert(extent):
@@ -193,25 +211,50 @@ class SourceReader(_Device):
         """Give the page cache below the offset ``before`` back."""
         os.posix_fadvise(self._file, 0, before, os.POSIX_FADV_DONTNEED)
 
-    def _read_run(self, run: Extent, buffer: memoryview) -> list[Extent]:
-        done = 0
+    def _read_run(self, run: Extent, buffer: memoryview, effort: Effort) -> list[Extent]:
+        done, narrow = 0, effort is Effort.COARSE
         unreadable: list[Extent] = []
         while done < run.length:
+            at, left = run.offset + done, run.length - done
+            piece = min(_RETRY_BYTES - at % _RETRY_BYTES, left)
             try:
-                count = os.preadv(self._file, [buffer[done:]], run.offset + done)
+                count = self._pread(buffer[done : done + (piece if narrow else left)], at)
             except OSError as error:
                 self._expect_medium_error(error)
-                count = min(_RETRY_BYTES - (run.offset + done) % _RETRY_BYTES, run.length - done)
-                failed = Extent(run.offset + done, count)
-                lost = self._read_sectors(failed, buffer[done : done + count])
+                says_where = narrow or not self._failing  # the page cache gives what comes before the error
+                self._failing = narrow = True
+                if effort is Effort.QUICK:
+                    rest = Extent(at, left)
+                    self._expect_alive(rest, [rest])
+                    return [rest]
+                if not says_where:
+                    continue
+                failed, count = Extent(at, piece), piece
+                if effort is Effort.PATIENT:
+                    lost = self._read_sectors(failed, buffer[done : done + piece])
+                else:
+                    _zero(buffer, done, done + piece)
+                    lost = [failed]
                 self._expect_alive(failed, lost)
                 unreadable += lost
+                if self._interrupt():
+                    _zero(buffer, done + count, run.length)
+                    return [*unreadable, *([Extent(at + count, left - count)] if left > count else [])]
             else:
-                self._good, self._failed_bytes = run.offset + done, 0
+                self._good, self._failed_bytes = at, 0
             if count == 0:
-                raise self._ended_early(run.offset + done)
+                raise self._ended_early(at)
             done += count
         return unreadable
+
+    def _pread(self, place: memoryview, offset: int) -> int:
+        if self._failing:
+            try:
+                return os.preadv(self._past_the_cache(), [place], offset)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # it is not aligned as the device wants it
+                    raise
+        return os.preadv(self._file, [place], offset)
 
     def _ended_early(self, offset: int) -> DeviceError:
         if self.is_block:
@@ -229,6 +272,11 @@ class SourceReader(_Device):
         unreadable: list[Extent] = []
         start = align_down(extent.offset, self.sector_bytes)
         for sector in range(start, extent.end, self.sector_bytes):
+            if self._interrupt():
+                rest = Extent(max(sector, extent.offset), extent.end - max(sector, extent.offset))
+                _zero(buffer, rest.offset - extent.offset, extent.length)
+                unreadable.append(rest)
+                break
             low, high = max(sector, extent.offset), min(sector + self.sector_bytes, extent.end)
             place = buffer[low - extent.offset : high - extent.offset]
             data = self._read_direct(Extent(sector, min(self.sector_bytes, self.size_bytes - sector)))
@@ -243,8 +291,6 @@ class SourceReader(_Device):
 
     def _expect_alive(self, failed: Extent, lost: list[Extent]) -> None:
         """Tell a wide bad area from a disk that answers no read any more, by a place that could be read before."""
-        if self._interrupt is not None:
-            self._interrupt()
         self._failed_bytes = self._failed_bytes + failed.length if Extents(lost).covers(failed) else 0
         if self._failed_bytes < _DOUBTFUL_BYTES or self._good is None:
             return
@@ -256,16 +302,20 @@ class SourceReader(_Device):
                 "The disk went away or switched itself off: reconnect it, let it cool down, and run it again.",
             )
 
-    def _read_direct(self, sector: Extent) -> memoryview | None:
+    def _past_the_cache(self) -> int:
         if self._direct is None:
             try:
                 self._direct = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
-            except OSError:  # not every filesystem can; the cached read of one sector is tried then
+            except OSError:  # not every filesystem can; the cached read is tried then
                 self._direct = os.dup(self._file)
+        return self._direct
+
+    def _read_direct(self, sector: Extent) -> memoryview | None:
+        if self._bounce is None:
             self._bounce = mmap.mmap(-1, max(self.sector_bytes, mmap.PAGESIZE))
-        view = memoryview(self._bounce or b"")[: sector.length]
+        view = memoryview(self._bounce)[: sector.length]
         try:
-            count = os.preadv(self._direct, [view], sector.offset)
+            count = os.preadv(self._past_the_cache(), [view], sector.offset)
         except OSError as error:
             if error.errno == errno.EINVAL:  # the device wants larger direct reads than its sectors
                 return self._read_cached(sector, view)
@@ -382,7 +432,7 @@ class TargetWriter(_Device):
         """Have the kernel read the partition table anew; whether it goes by the new one (for a file there is none)."""
         return forget_partitions(self._file) if self.is_block else True
 
-    def reader(self, sector_bytes: int, interrupt: Callable[[], None] | None = None) -> SourceReader:
+    def reader(self, sector_bytes: int, interrupt: Callable[[], None]) -> SourceReader:
         """A reader of what was written, while the target is still held."""
         return SourceReader(self.path, sector_bytes, interrupt)
 

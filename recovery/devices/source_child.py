@@ -25,7 +25,13 @@ def main() -> None:
     requests = msgspec.msgpack.Decoder(Request)
     number = 1  # also of an error before the first request
     try:
-        with SourceReader(path, sector_bytes, lambda: _send(Answer(number, busy=True))) as source:
+        enough = memory[-mmap.PAGESIZE :]
+
+        def interrupt() -> bool:
+            _send(Answer(number, busy=True))
+            return enough[0] != 0
+
+        with SourceReader(path, sector_bytes, interrupt) as source:
             while (length := int.from_bytes(_exactly(4), "little")) > 0:
                 request = requests.decode(_exactly(length))
                 if request.drop_before is not None:
@@ -35,7 +41,7 @@ def main() -> None:
                 extent = Extent(request.offset, request.length)
                 used = Extents(zip(request.used[::2], request.used[1::2], strict=True))
                 start = request.slot * size
-                lost = source.read(extent, used, memory[start : start + size])
+                lost = source.read(extent, used, memory[start : start + size], request.effort)
                 zeros_until = source.hole_end(extent.end)
                 _send(Answer(number, [edge for area in lost for edge in area], zeros_until=zeros_until))
     except RecoveryError as error:

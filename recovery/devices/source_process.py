@@ -29,6 +29,7 @@ from types import TracebackType
 import msgspec
 
 from recovery.command import Companion, companion
+from recovery.devices.blockio import Effort
 from recovery.errors import Cancelled, DeviceError, RecoveryError
 from recovery.extent import Extent, Extents
 
@@ -44,8 +45,8 @@ _LENGTH_BYTES = 4
 class Request(msgspec.Struct, array_like=True):
     """Read ``length`` bytes at ``offset`` into buffer ``slot``; ``used``: offset and length by turns.
 
-    ``number`` counts requests.  With ``drop_before`` nothing is read or answered: the page cache below it is given
-    back.
+    ``number`` counts requests; ``effort`` as of ``SourceReader.read``.  With ``drop_before`` nothing is read or
+    answered: the page cache below it is given back.
     """
 
     number: int
@@ -54,6 +55,7 @@ class Request(msgspec.Struct, array_like=True):
     slot: int
     used: list[int]
     drop_before: int | None = None
+    effort: Effort = Effort.PATIENT
 
 
 class Answer(msgspec.Struct, array_like=True):
@@ -77,8 +79,9 @@ class SharedBuffers:
     def __init__(self, count: int, size: int) -> None:
         self.count, self.size = count, size
         self.descriptor = os.memfd_create("buffers")
-        os.ftruncate(self.descriptor, count * size)
-        views = memoryview(mmap.mmap(self.descriptor, count * size))
+        os.ftruncate(self.descriptor, count * size + mmap.PAGESIZE)
+        views = memoryview(mmap.mmap(self.descriptor, count * size + mmap.PAGESIZE))
+        self._enough = views[count * size :]
         self._all = [views[number * size : (number + 1) * size] for number in range(count)]
         self._free = list(self._all)
         self._slots = {id(view): number for number, view in enumerate(self._all)}
@@ -88,6 +91,15 @@ class SharedBuffers:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+    @property
+    def enough(self) -> bool:
+        """Whether the read that goes on shall go into what is bad no further; the last page of the memory."""
+        return self._enough[0] != 0
+
+    @enough.setter
+    def enough(self, said: bool) -> None:
+        self._enough[0] = said
 
     def take(self) -> memoryview:
         """A buffer that is free; there must be one."""
@@ -141,15 +153,25 @@ class SourceProcess:
     ) -> None:
         self._held.close()
 
-    def read(self, extent: Extent, used: Extents, buffer: memoryview) -> Extents:
+    def read(
+        self,
+        extent: Extent,
+        used: Extents,
+        buffer: memoryview,
+        effort: Effort = Effort.PATIENT,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Extents:
         """As ``SourceReader.read``; ``buffer`` is one of the shared ones.
 
+        As soon as ``enough`` holds, what is bad is gone into no further, and is lost.
         Raises DeviceError also when the source does not answer, and what ``interrupt`` raises.
         """
         flat = [number for inside in used.clip(extent) for number in inside]
         self._number += 1
-        self._send(Request(self._number, extent.offset, extent.length, self.buffers.slot(buffer), flat))
-        answer = self._answer(extent)
+        slot = self.buffers.slot(buffer)
+        self.buffers.enough = False
+        self._send(Request(self._number, extent.offset, extent.length, slot, flat, effort=effort))
+        answer = self._answer(extent, enough)
         self.hole = Extent(extent.end, max(0, answer.zeros_until - extent.end))
         return Extents(zip(answer.lost[::2], answer.lost[1::2], strict=True))
 
@@ -163,10 +185,11 @@ class SourceProcess:
         with contextlib.suppress(BrokenPipeError):  # its last words tell more
             child.input.write(len(data).to_bytes(_LENGTH_BYTES, "little") + data)
 
-    def _answer(self, extent: Extent) -> Answer:
+    def _answer(self, extent: Extent, enough: Callable[[], bool]) -> Answer:
         silent_since = time.monotonic()
         told = False
         while True:
+            self.buffers.enough = enough()
             if not select.select([self._running().output], [], [], _POLL_SECONDS)[0]:
                 silence = time.monotonic() - silent_since
                 self._wait_on(extent, silence)

@@ -1,21 +1,25 @@
 """Capture: disk -> used extents -> chunks -> packs -> repository.  The mirror image of ``restore.py``.
 
-One pass over each disk, in order.  Nothing that the snapshot names is missing when it appears: packs are written
-before the index that names them, the index before the snapshot.
+Nothing that the snapshot names is missing when it appears: packs are written before the index that names them, the
+index before the snapshot.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 import msgspec
 
 import recovery
 from recovery.devices.mapfile import map_pieces
-from recovery.extent import Extent, Extents
-from recovery.image.capture_plan import CapturePlan, PlannedDisk
+from recovery.devices.resilient import Patience
+from recovery.errors import RecoveryError
+from recovery.extent import Extents
+from recovery.image.capture_plan import CapturePlan
 from recovery.image.layout import CHUNK_BYTES
 from recovery.image.machine import this_machine
 from recovery.image.manifest import (
@@ -30,22 +34,28 @@ from recovery.image.manifest import (
     UnreadableArea,
     encode_manifest,
 )
-from recovery.image.writer import ChunkWriter, Place, store_file, store_tree
-from recovery.progress import Progress, Side
+from recovery.image.reading import DiskReading, StoredDisk
+from recovery.image.writer import ChunkWriter, StoreCounters, store_file, store_tree
+from recovery.progress import Progress
 from recovery.repository.format import Node, Snapshot, Summary, encode_time
 from recovery.repository.lock import Lock
 from recovery.repository.packer import PUBLISH_SECONDS, PackWriter
 from recovery.repository.repository import Repository, process_identity
-from recovery.work_map import Cell, DiskWork
+from recovery.repository.store import FileKind
+from recovery.work_map import DiskWork
 
 _FILE_MODE = 0o600
-#: The page cache behind the reader is given back this often.
-_DROP_EVERY_CHUNKS = 32
+#: How often an incomplete image is published while a disk fails; and it takes at most such a part of the time.
+INTERIM_SECONDS, _INTERIM_FACTOR = 180.0, 20
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureOptions:
-    """``level``: zstd's.  ``verify``: read new packs back.  ``tags`` are added to the snapshot's own."""
+    """``level``: zstd's.  ``verify``: read new packs back.  ``tags`` are added to the snapshot's own.
+
+    ``patience_seconds``: for how long bad areas of the sources are gone into, all together; None: to the end.
+    ``interim_seconds``: how often an incomplete image is published while a disk fails.
+    """
 
     level: int = 3
     verify: bool = True
@@ -53,20 +63,27 @@ class CaptureOptions:
     hostname: str = ""
     tags: tuple[str, ...] = ()
     publish_seconds: float = PUBLISH_SECONDS
+    patience_seconds: float | None = None
+    interim_seconds: float = INTERIM_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureResult:
-    """What a capture did; bytes.  ``unreadable`` holds the areas of each disk, by its name."""
+    """What a capture did; bytes.  ``read_bytes``: what was to be read.
+
+    By their disk's name: ``unreadable``, the areas that could not be, and ``died``, why a disk answered no more.
+    """
 
     snapshot_id: str
     manifest: Manifest
     used_bytes: int
+    read_bytes: int
     new_bytes: int
     known_bytes: int
     stored_bytes: int
     unreadable: dict[str, Extents]
     verified: bool
+    died: dict[str, str] = field(default_factory=dict)
 
     @property
     def unreadable_bytes(self) -> int:
@@ -79,102 +96,133 @@ class CaptureResult:
         return self.unreadable_bytes == 0
 
 
-@dataclass(frozen=True, slots=True)
-class _StoredDisk:
-    planned: PlannedDisk
-    ids: bytearray
-    unreadable: Extents
-
-
 def capture(
     repository: Repository, lock: Lock, plan: CapturePlan, progress: Progress, options: CaptureOptions
 ) -> CaptureResult:
     """Store the disks of ``plan`` as one snapshot.  ``lock`` is held and the index loaded.
 
+    While a disk fails, incomplete images of what was read are published now and then; the last one replaces them.
     Raises DestinationFull, DeviceError, RepositoryLocked, Cancelled; what was stored until then is published and is
     found by the next run.
     """
-    started = datetime.now(UTC).astimezone()
     progress.map([DiskWork(disk.name, disk.disk.size_bytes, disk.domain.used) for disk in plan.disks])
     writer = PackWriter(
         repository, lock, verify=options.verify, publish_seconds=options.publish_seconds, progress=progress
     )
-    with writer as packs:
-        with ChunkWriter(repository, packs, plan.buffers, level=options.level, progress=progress) as chunks:
-            progress.phase("capture", sum(disk.domain.used.total_bytes for disk in plan.disks))
-            disks = [_store_disk(chunks, number, disk, progress) for number, disk in enumerate(plan.disks)]
-        progress.phase("publish")
-        manifest = _manifest(plan, disks, started, this_machine())
-        files = [entry for disk in disks for entry in _disk_files(repository, packs, disk, options.level, started)]
-        ids, length = store_file(repository, packs, [encode_manifest(manifest)], options.level)
-        files.append((_node(MANIFEST_NAME, length, started), ids))
-        tree = store_tree(repository, packs, files, options.level)
-        packs.finish()
-        packs.check_medium(progress)
-    lock.check()
-    counters = chunks.counters
-    unreadable = {disk.planned.name: disk.unreadable for disk in disks}
-    tags = [TAG, *([TAG_INCOMPLETE] if any(len(areas) for areas in unreadable.values()) else []), *options.tags]
-    snapshot = _snapshot(
-        plan,
-        started,
-        tree,
-        tags,
-        options.hostname or manifest.machine.hostname,
-        counters.new_bytes,
-        writer.written_bytes,
-        files,
-    )
+    images = _Images(repository, lock, plan, writer, options, progress)
+    try:
+        with writer as packs:
+            with ChunkWriter(repository, packs, plan.buffers, level=options.level, progress=progress) as chunks:
+                progress.phase("capture", sum(disk.missing.total_bytes for disk in plan.disks))
+                patience = Patience(options.patience_seconds, progress)
+                readings = [DiskReading(chunks, number, disk, progress) for number, disk in enumerate(plan.disks)]
+                for reading in readings:
+                    reading.run(patience, partial(images.pause, readings, chunks.counters))
+            progress.phase("publish")
+            disks = [reading.so_far() for reading in readings]
+            snapshot = images.make(disks, chunks.counters)
+            packs.finish()
+            packs.check_medium(progress)
+        snapshot_id = images.save(snapshot)
+    except RecoveryError as error:
+        error.hint = f"{error.hint} {images.told()}".strip()
+        raise
     return CaptureResult(
-        snapshot_id=repository.save_snapshot(snapshot),
-        manifest=manifest,
+        snapshot_id=snapshot_id,
+        manifest=images.manifest(disks),
         used_bytes=sum(disk.domain.used.total_bytes for disk in plan.disks),
-        new_bytes=counters.new_bytes,
-        known_bytes=counters.known_bytes,
+        read_bytes=plan.used_bytes,
+        new_bytes=chunks.counters.new_bytes,
+        known_bytes=chunks.counters.known_bytes,
         stored_bytes=writer.written_bytes,
-        unreadable=unreadable,
+        unreadable={disk.planned.name: disk.lost for disk in disks},
         verified=options.verify,
+        died={disk.name: reading.died for disk, reading in zip(plan.disks, readings, strict=True) if reading.died},
     )
 
 
-def _store_disk(chunks: ChunkWriter, disk: int, planned: PlannedDisk, progress: Progress) -> _StoredDisk:
-    used = planned.domain.used
-    unreadable: list[tuple[int, int]] = []
-    source = planned.reader
-    layout, number = planned.layout, 0
-    while number < len(layout):
-        progress.check()
-        extent, hole = layout[number]
-        if not hole and (count := layout.run_within(number, source.hole, chunks.chunk_bytes)):
-            inside = used.clip(Extent(extent.offset, count * extent.length))
-            progress.mark(disk, inside, Cell.READ)
-            chunks.put_zero_chunks(count, Place(disk, inside))
-            progress.advance(inside.total_bytes)
-            number += count
-            continue
-        number += 1
-        if hole:
-            chunks.put_zeros(extent.length)
-            continue
-        buffer = chunks.buffer()
-        inside = used.clip(extent)
-        with progress.waits(Side.SOURCE):
-            lost = source.read(extent, inside, buffer)
-        unreadable += lost
-        progress.mark(disk, inside, Cell.READ)
-        progress.mark(disk, lost, Cell.UNREADABLE)
-        chunks.put(buffer, extent.length, Place(disk, inside))
-        progress.advance(inside.total_bytes)
-        if lost:
-            progress.count("unreadable_bytes", lost.total_bytes)
-        if number % _DROP_EVERY_CHUNKS == 0:
-            source.drop_cache(extent.offset)
-    planned.guard.check()
-    return _StoredDisk(planned, chunks.take_ids(), Extents(unreadable))
+class _Images:
+    """The snapshots of one capture: incomplete ones while a disk fails, each in place of the one before, and the last.
+
+    A power cut, or the end of the disk, costs minutes then and not all that was read.
+    """
+
+    def __init__(
+        self,
+        repository: Repository,
+        lock: Lock,
+        plan: CapturePlan,
+        packs: PackWriter,
+        options: CaptureOptions,
+        progress: Progress,
+    ) -> None:
+        self._repository, self._lock, self._plan, self._packs, self._options = repository, lock, plan, packs, options
+        self._progress = progress
+        self._machine = this_machine() if plan.earlier is None else plan.earlier.manifest.machine
+        self._started = datetime.now(UTC).astimezone()
+        self._due = time.monotonic() + options.interim_seconds
+        #: The newest that was published, and when.
+        self._interim: str | None = None
+        self._interim_time = self._started
+
+    def pause(self, readings: Sequence[DiskReading], counters: StoreCounters) -> None:
+        """Publish an incomplete image, if it is time for one."""
+        if time.monotonic() < self._due or not any(reading.failing for reading in readings):
+            return
+        began = time.monotonic()
+        snapshot = self.make([reading.so_far() for reading in readings], counters)
+        self._packs.publish()
+        self._interim = self.save(snapshot)
+        self._interim_time = datetime.now(UTC).astimezone()
+        self._progress.count("interim_images", 1)
+        now = time.monotonic()
+        self._due = now + max(self._options.interim_seconds, _INTERIM_FACTOR * (now - began))
+
+    def make(self, disks: Sequence[StoredDisk], counters: StoreCounters) -> Snapshot:
+        """Hand out all but the snapshot itself: maps, manifest and root tree."""
+        level = self._options.level
+        files = [
+            entry for disk in disks for entry in _disk_files(self._repository, self._packs, disk, level, self._started)
+        ]
+        ids, length = store_file(self._repository, self._packs, [encode_manifest(self.manifest(disks))], level)
+        files.append((_node(MANIFEST_NAME, length, self._started), ids))
+        tree = store_tree(self._repository, self._packs, files, level)
+        incomplete = any(disk.lost for disk in disks)
+        return _snapshot(
+            self._plan,
+            self._started,
+            tree,
+            [TAG, *([TAG_INCOMPLETE] if incomplete else []), *self._options.tags],
+            self._options.hostname or self._machine.hostname,
+            counters.new_bytes,
+            self._packs.written_bytes,
+            files,
+        )
+
+    def manifest(self, disks: Sequence[StoredDisk]) -> Manifest:
+        """What is told of the disks."""
+        return _manifest(self._plan, disks, self._started, self._machine)
+
+    def save(self, snapshot: Snapshot) -> str:
+        """Publish it, all that it names being there, in place of the one before; its id."""
+        self._lock.check()
+        saved = self._repository.save_snapshot(snapshot)
+        if self._interim is not None and self._interim != saved:
+            self._repository.store.remove(FileKind.SNAPSHOT, self._interim)
+        return saved
+
+    def told(self) -> str:
+        """What is left of a capture that ended early, in a sentence; empty when that is no image."""
+        if self._interim is None:
+            return ""
+        return (
+            f"What was read until {self._interim_time:%H:%M} is in the incomplete image {self._interim[:8]}: "
+            "'recovery capture --continue' goes on from there."
+        )
 
 
 def _disk_files(
-    repository: Repository, packs: PackWriter, disk: _StoredDisk, level: int, time: datetime
+    repository: Repository, packs: PackWriter, disk: StoredDisk, level: int, time: datetime
 ) -> list[tuple[Node, bytearray]]:
     """The image file of a disk, its domain map and its map file."""
     planned, used = disk.planned, disk.planned.domain.used
@@ -182,7 +230,7 @@ def _disk_files(
     domain = map_pieces(planned.disk.size_bytes, {"+": used}, [f"used extents of {planned.name}"])
     read = map_pieces(
         planned.disk.size_bytes,
-        {"+": used.subtract(disk.unreadable), "-": disk.unreadable},
+        {"+": used.subtract(disk.lost), **disk.areas},
         [f"what of {planned.name} was read"],
     )
     domain_ids, domain_length = store_file(repository, packs, domain, level)
@@ -194,13 +242,13 @@ def _disk_files(
     ]
 
 
-def _manifest(plan: CapturePlan, disks: Sequence[_StoredDisk], time: datetime, machine: Machine) -> Manifest:
+def _manifest(plan: CapturePlan, disks: Sequence[StoredDisk], time: datetime, machine: Machine) -> Manifest:
     return Manifest(
         version=VERSION,
         created=time,
         program_version=recovery.__version__,
         machine=machine,
-        disks=tuple(_with_unreadable(disk.planned.record, disk.unreadable) for disk in disks),
+        disks=tuple(_with_unreadable(disk.planned.record, disk.lost) for disk in disks),
         tools=plan.tools,
     )
 

@@ -6,11 +6,11 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from recovery.devices.blockio import SourceGuard
+from recovery.devices.blockio import Effort, SourceGuard
 from recovery.devices.disk import Disk, disk_for
 from recovery.devices.live import live_system
 from recovery.devices.probe import probe
@@ -22,6 +22,7 @@ from recovery.extent import Extent, Extents
 from recovery.image.domain import DiskDomain, disk_domain
 from recovery.image.layout import CHUNK_BYTES, Layout, make_layout
 from recovery.image.manifest import MANIFEST_NAME, ImageDisk, ImagePartition, LayoutRecord
+from recovery.image.view import DiskImage, SystemImage
 from recovery.progress import Progress, Side
 from recovery.repository.format import BlobType
 from recovery.repository.packer import compressor
@@ -44,6 +45,7 @@ class PlannedDisk:
     """A disk to be captured: ``record`` is its place in the manifest, but for what cannot be read.
 
     ``guard`` holds it still for as long as the plan is good; ``reader`` reads it, into the plan's buffers.
+    ``missing`` is what is to be read: all that is used, or what ``earlier``, an incomplete image of it, lacks.
     """
 
     name: str
@@ -53,11 +55,13 @@ class PlannedDisk:
     record: ImageDisk
     guard: SourceGuard
     reader: SourceProcess
+    earlier: DiskImage | None = None
+    missing: Extents = field(default_factory=Extents)
 
 
 @dataclass(frozen=True, slots=True)
 class CapturePlan:
-    """What a capture will read, into ``buffers``.
+    """What a capture will read, into ``buffers``.  ``earlier``: the image that it completes.
 
     ``predicted_bytes``, an estimate from samples, is what it will add.
     """
@@ -66,13 +70,14 @@ class CapturePlan:
     group_paths: tuple[str, ...]
     tools: dict[str, str]
     buffers: SharedBuffers
+    earlier: SystemImage | None = None
     predicted_bytes: int = 0
     free_bytes: int = 0
 
     @property
     def used_bytes(self) -> int:
         """What will be read."""
-        return sum(disk.domain.used.total_bytes for disk in self.disks)
+        return sum(disk.missing.total_bytes for disk in self.disks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +108,10 @@ def plan_capture(
 
     Raises Refused for a source that is mounted or holds the repository, UsageError, DeviceError.
     """
-    if not sources:
-        raise UsageError("no disk was named", "'recovery disks' lists what there is.")
-    disks = [disk_for(source) for source in sources]
-    for disk in disks:
-        problems = source_problems(disk, repository=repository.store.root if repository else None)
-        if problems:
-            raise Refused(
-                f"{disk.path} cannot be captured: {'; '.join(problems)}",
-                "Unmount it, or start the machine from the recovery medium and capture it there.",
-            )
+    disks = openable(sources, repository)
     names = _names(disks)
-    if len({disk.path for disk in disks}) < len(disks):
-        raise UsageError("a disk was named twice", "Name each disk once.")
     progress.phase("map")
-    buffers = SharedBuffers(_BUFFERS_PER_WORKER * worker_count() + 1, chunk_bytes)
+    buffers = SharedBuffers(buffer_count(), chunk_bytes)
     held.callback(buffers.close)
     with progress.waits(Side.SOURCE):
         planned = tuple(
@@ -136,6 +130,28 @@ def plan_capture(
     with progress.waits(Side.SOURCE):
         predicted = _predict(repository, plan, level)
     return replace(plan, predicted_bytes=predicted, free_bytes=repository.store.free_bytes())
+
+
+def openable(sources: Sequence[Path], repository: Repository | None) -> list[Disk]:
+    """The disks, none of which speaks against being captured.  Raises Refused, UsageError."""
+    if not sources:
+        raise UsageError("no disk was named", "'recovery disks' lists what there is.")
+    disks = [disk_for(source) for source in sources]
+    for disk in disks:
+        problems = source_problems(disk, repository=repository.store.root if repository else None)
+        if problems:
+            raise Refused(
+                f"{disk.path} cannot be captured: {'; '.join(problems)}",
+                "Unmount it, or start the machine from the recovery medium and capture it there.",
+            )
+    if len({disk.path for disk in disks}) < len(disks):
+        raise UsageError("a disk was named twice", "Name each disk once.")
+    return disks
+
+
+def buffer_count() -> int:
+    """How many chunks are under way at once."""
+    return _BUFFERS_PER_WORKER * worker_count() + 1
 
 
 def check_build_date() -> None:
@@ -214,7 +230,7 @@ def _plan_disk(
         partitions=_record_partitions(domain, table),
         findings=reading.findings if table is None else table.findings,
     )
-    return PlannedDisk(name, disk, domain, layout, record, guard, reader)
+    return PlannedDisk(name, disk, domain, layout, record, guard, reader, missing=domain.used)
 
 
 def _record_partitions(domain: DiskDomain, table: PartitionTable | None) -> tuple[ImagePartition, ...]:
@@ -267,10 +283,11 @@ def _predict(repository: Repository, plan: CapturePlan, level: int) -> int:
     predicted = 0.0
     for planned in plan.disks:
         read = added = 0
-        for number in _samples(planned):
+        for number in samples(planned):
             extent = planned.layout[number].extent
             inside = planned.domain.used.clip(extent)
-            planned.reader.read(extent, inside, room)
+            if planned.reader.read(extent, inside, room, Effort.QUICK):
+                continue
             read += inside.total_bytes
             chunk = room[: extent.length]
             if not (len(index) and index.has(BlobType.DATA, hashlib.sha256(chunk).digest())):
@@ -288,7 +305,7 @@ def _compressed_bytes(repository: Repository, chunk: memoryview, level: int) -> 
     return len(compressor(level).compress(part)) * len(chunk) // len(part)
 
 
-def _samples(planned: PlannedDisk) -> list[int]:
+def samples(planned: PlannedDisk) -> list[int]:
     """Numbers of pieces that hold something, evenly spread over the disk."""
     step = max(1, planned.disk.size_bytes // (4 * _SAMPLES))
     found = {planned.layout.index_at(extent.offset) for extent in _every(planned.domain.used, step)}

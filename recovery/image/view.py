@@ -96,7 +96,7 @@ class DiskImage:
         domain = parse_map(image.lines(record.domain), record.domain)
         read = parse_map(image.lines(record.map), record.map)
         self.used: Extents = domain.get("+", Extents())
-        self.unreadable: Extents = read.get("-", Extents())
+        self.unreadable: Extents = self.used.subtract(read.get("+", Extents()))
         node = image.node(record.image)
         self.ids = decode_ids(bytes(node.content))
         count = len(self.ids) // ID_BYTES
@@ -128,15 +128,17 @@ class DiskImage:
 
     def missing(self, within: Extent) -> list[str]:
         """For each piece there whose blob is in no pack, whose pack is gone or cut, or whose length is wrong: why."""
+        return [why for extent, why in self.lacking() if extent.end > within.offset and extent.offset < within.end]
+
+    def lacking(self) -> Iterator[tuple[Extent, str]]:
+        """Each piece whose blob is in no pack, whose pack is gone or cut, or whose length is wrong, and why."""
         sizes = dict(self.repository.store.list(FileKind.PACK))
-        found: list[str] = []
         for index, (extent, hole) in enumerate(self.layout):
-            if hole or extent.end <= within.offset or extent.offset >= within.end:
+            if hole or self.id_of(index) == zero_id(extent.length):
                 continue
             problem = self._place_problem(self.id_of(index), extent.length, sizes)
-            if problem and self.id_of(index) != zero_id(extent.length):
-                found.append(problem)
-        return found
+            if problem:
+                yield extent, problem
 
     def _place_problem(self, blob_id: bytes, length: int, pack_sizes: dict[str, int]) -> str:
         problem = f"its blob {blob_id.hex()[:8]} is in no pack"

@@ -49,6 +49,23 @@ class Place(NamedTuple):
     used: Extents
 
 
+class _UnderWay(NamedTuple):
+    """Chunks given, alike ``times``; ``counted`` bytes each.  ``at``: which place they take, if not the next."""
+
+    future: Future[_Hashed]
+    buffer: memoryview | None
+    counted: int
+    times: int
+    place: Place | None
+    at: int | None = None
+
+
+def _done(blob_id: bytes, sealed: SealedBlob | None = None) -> Future[_Hashed]:
+    done: Future[_Hashed] = Future()
+    done.set_result((blob_id, sealed))
+    return done
+
+
 @dataclass(slots=True)
 class StoreCounters:
     """What went into the repository, in bytes of disk content."""
@@ -73,7 +90,7 @@ class ChunkWriter:
         self._progress = progress or Progress()
         self._repository, self._packs, self._level, self._buffers = repository, packs, level, buffers
         self._pool = ThreadPoolExecutor(worker_count(), thread_name_prefix="chunk")
-        self._under_way: deque[tuple[Future[_Hashed], memoryview | None, int, int, Place | None]] = deque()
+        self._under_way: deque[_UnderWay] = deque()
         self.chunk_bytes = buffers.size
         self.ids = bytearray()
         self.counters = StoreCounters()
@@ -92,10 +109,32 @@ class ChunkWriter:
             self._store_oldest()
         return self._buffers.take()
 
-    def put(self, buffer: memoryview, length: int, place: Place | None = None) -> None:
-        """Store the first ``length`` bytes of ``buffer`` as the next chunk; the buffer is not the caller's any more."""
-        self._under_way.append((self._pool.submit(self._hash_and_seal, buffer[:length]), buffer, length, 1, place))
-        self._store_finished()
+    def put(
+        self, buffer: memoryview, length: int, place: Place | None = None, at: int | None = None, *, final: bool = True
+    ) -> None:
+        """Store the first ``length`` bytes of ``buffer``, which is not the caller's any more, as the next chunk.
+
+        With ``at``, as the chunk of that number, which was put off; if that is not ``final``, it comes again.
+        """
+        future = self._pool.submit(self._hash_and_seal, buffer[:length])
+        self._give(_UnderWay(future, buffer, length if final else 0, 1, place, at))
+
+    def put_known(self, blob_id: bytes, at: int | None = None) -> None:
+        """The next chunk, or the one that was put off as ``at``, is one that the repository holds."""
+        self._give(_UnderWay(_done(blob_id), None, 0, 1, None, at))
+
+    def put_off(self) -> None:
+        """Leave the place of the next chunk open."""
+        self._give(_UnderWay(_done(bytes(ID_BYTES)), None, 0, 1, None))
+
+    def take_back(self, buffer: memoryview) -> None:
+        """A buffer that was not filled."""
+        self._buffers.give(buffer)
+
+    def have_zeros(self, length: int) -> None:
+        """Store a chunk of ``length`` zero bytes, without using it yet."""
+        if self._packs.claim(BlobType.DATA, zero_id(length)):
+            self._packs.add(seal_zeros(self._repository, length, self._level))
 
     def put_zeros(self, length: int) -> None:
         """Store ``length`` zero bytes, a piece of a hole, as the next blob."""
@@ -108,13 +147,15 @@ class ChunkWriter:
     def _put_zeros(self, length: int, counted: int, times: int, place: Place | None) -> None:
         blob_id = zero_id(length)
         new = self._packs.claim(BlobType.DATA, blob_id)
-        done: Future[_Hashed] = Future()
-        done.set_result((blob_id, seal_zeros(self._repository, length, self._level) if new else None))
-        self._under_way.append((done, None, counted, times, place))
+        done = _done(blob_id, seal_zeros(self._repository, length, self._level) if new else None)
+        self._give(_UnderWay(done, None, counted, times, place))
+
+    def _give(self, chunks: _UnderWay) -> None:
+        self._under_way.append(chunks)
         self._store_finished()
 
     def _store_finished(self) -> None:
-        while self._under_way and (self._under_way[0][0].done() or len(self._under_way) > _MAX_UNDER_WAY):
+        while self._under_way and (self._under_way[0].future.done() or len(self._under_way) > _MAX_UNDER_WAY):
             self._store_oldest()
 
     def flush(self) -> None:
@@ -128,6 +169,11 @@ class ChunkWriter:
         ids, self.ids = self.ids, bytearray()
         return ids
 
+    def ids_so_far(self) -> bytearray:
+        """A copy of what ``take_ids`` would give."""
+        self.flush()
+        return bytearray(self.ids)
+
     def _hash_and_seal(self, chunk: memoryview) -> _Hashed:
         zeros = chunk[0] == 0 and is_zeros(chunk)
         blob_id = zero_id(len(chunk)) if zeros else hashlib.sha256(chunk).digest()
@@ -136,11 +182,14 @@ class ChunkWriter:
         return blob_id, seal_blob(self._repository, BlobType.DATA, blob_id, chunk, self._level)
 
     def _store_oldest(self) -> None:
-        future, buffer, length, times, place = self._under_way.popleft()
+        future, buffer, length, times, place, at = self._under_way.popleft()
         blob_id, sealed = future.result()
         if buffer is not None:
             self._buffers.give(buffer)
-        self.ids += blob_id * times
+        if at is None:
+            self.ids += blob_id * times
+        else:
+            self.ids[at * ID_BYTES : (at + 1) * ID_BYTES] = blob_id
         known = times
         if sealed is not None:
             self._packs.add(sealed, None if place is None else self._progress.place(place.disk, place.used[0].offset))

@@ -31,10 +31,12 @@ _CREDENTIALS = struct.Struct("3i")  # SO_PEERCRED: pid, uid, gid
 class Order(msgspec.Struct, frozen=True):
     """``cancel``: stop at the next safe point; ``stop``: end at once; ``answer``: ``text`` for the question asked.
 
+    ``finish``: go into what is hard to read no further, and end as well as is possible.
+
     ``status``: what it is at; with the map when it is newer than the version in ``text``.
     """
 
-    do: Literal["status", "cancel", "stop", "answer"]
+    do: Literal["status", "cancel", "stop", "finish", "answer"]
     text: str = ""
 
 

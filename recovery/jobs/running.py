@@ -26,6 +26,7 @@ _STATUS_SECONDS = 1.0
 _LATER_AFTER_SECONDS, _LATER_STATUS_SECONDS = 3600.0, 15.0
 _ANSWER_POLL_SECONDS = 0.1
 #: What a job says that was told to stop.
+FINISHING = "bad areas are gone into no further: it ends with what was read by now"
 STOPPING = "stopping at the next safe point; once more stops at once"
 #: A map may take some thousand bytes: screens that watch ask for it, and the file gets it so seldom.
 _MAP_SECONDS = 10.0
@@ -107,6 +108,12 @@ class RunningJob:
             self.progress.cancel()
             self.record("warning", message=STOPPING)
 
+    def finish(self) -> None:
+        """Go into what is hard to read no further."""
+        if not self.progress.enough:
+            self.progress.have_enough()
+            self.record("warning", message=FINISHING)
+
     def stop(self) -> None:
         """End at once: waiting for threads could take for ever, one may be stuck in a device."""
         kill_running()
@@ -127,6 +134,8 @@ class RunningJob:
         match order.do:
             case "cancel":
                 self.cancel()
+            case "finish":
+                self.finish()
             case "stop":
                 self.stop()
             case "answer":

@@ -119,7 +119,7 @@ class PackWriter:
         self._verify, self._pack_bytes, self._publish_seconds = verify, pack_bytes, publish_seconds
         self._open = {BlobType.DATA: _Pack(), BlobType.TREE: _Pack()}
         self._claimed: set[tuple[BlobType, bytes]] = set()
-        self._queue: queue.Queue[_Pack | None] = queue.Queue(maxsize=1)
+        self._queue: queue.Queue[_Pack | threading.Event | None] = queue.Queue(maxsize=1)
         self._unpublished: list[IndexPack] = []
         self._published_at = time.monotonic()
         self._scratch: mmap.mmap | None = None
@@ -168,6 +168,17 @@ class PackWriter:
         pack.length += len(blob.sealed)
         if pack.length >= self._pack_bytes or len(pack.blobs) >= PACK_BLOBS:
             self._send(blob.type)
+
+    def publish(self) -> None:
+        """Write what is collected, publish it, and wait for that.  Raises what went wrong."""
+        for kind in BlobType:
+            if self._open[kind].blobs and self._failure is None:
+                self._send(kind)
+        done = threading.Event()
+        self._queue.put(done)
+        with self._progress.waits(Side.DESTINATION):
+            done.wait()
+        self._raise_failure()
 
     def finish(self) -> None:
         """Write what is collected, publish it, and end the writer thread.  Raises what went wrong."""
@@ -234,10 +245,15 @@ class PackWriter:
             raise self._failure
 
     def _write_packs(self) -> None:
-        while (pack := self._queue.get()) is not None:
+        while (sent := self._queue.get()) is not None:
             if self._failure is not None:
-                continue  # the caller is told at its next call; until then its packs are let go
-            self._guarded(partial(self._write_and_publish, pack))
+                pass  # the caller is told at its next call; until then its packs are let go
+            elif isinstance(sent, _Pack):
+                self._guarded(partial(self._write_and_publish, sent))
+            else:
+                self._guarded(self._publish)
+            if not isinstance(sent, _Pack):
+                sent.set()
         self._guarded(self._publish)  # of a full destination too: the pack that did not fit is gone
 
     def _guarded(self, step: Callable[[], None]) -> None:

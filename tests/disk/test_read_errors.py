@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import mmap
 import os
 import random
@@ -17,6 +18,7 @@ from recovery.errors import DeviceError
 from recovery.extent import Extent, Extents
 from tests.support.badblocks import BLOCK, areas_of, ddrescue_map, with_bad_blocks
 from tests.support.disks import KIB, MIB, loop, overwrite, read_at, run
+from tests.support.faulty_disk import Faults, faulty_disk
 from tests.support.fleet import (
     SMALL_BYTES,
     Fleet,
@@ -26,7 +28,7 @@ from tests.support.fleet import (
     small_disk,
     used_by_partclone,
 )
-from tests.support.program import Ran, recovery, restic
+from tests.support.program import Ran, recovery, restic, start
 from tests.support.restic import restic_binaries
 
 pytestmark = pytest.mark.disk
@@ -256,3 +258,95 @@ def test_a_target_that_is_pulled_out_is_said_to_have_gone_and_not_to_be_full(tmp
         with pytest.raises(DeviceError, match="went away while it was written") as told:
             target.write(4096, b"x" * 4096)
     assert "cable" in told.value.hint
+
+
+def test_all_else_is_read_before_bad_areas_are_gone_into(tmp_path: Path) -> None:
+    size, chunk = 160 * MIB, 2 * MIB
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(random.Random(12).randbytes(size))
+    areas = [(21 * MIB + 64 * KIB, 64 * KIB), (24 * MIB, 4 * KIB), (101 * MIB, 2 * MIB), (size - 4 * KIB, 4 * KIB)]
+    log = tmp_path / "reads"
+    repository = tmp_path / "repository"
+    recovery("init", repository=repository)
+    with faulty_disk(Faults(str(disk), unreadable=tuple(areas), log=str(log))) as source:
+        recovery("disks", source)
+        log.write_text("")
+        recovery("capture", source, "--no-verify", repository=repository, status=3)
+    name = f"{source.name}.map"
+    lost = areas_of(restic(RESTIC, "dump", "latest", f"/{name}", repository=repository).decode(), "-")
+    assert lost == areas
+    reads = [line.split() for line in log.read_text().splitlines()]
+    bad = {number for start, length in areas for number in range(start // chunk, (start + length - 1) // chunk + 1)}
+    good = [at for at, read in enumerate(reads) if len(read) == 3 and int(read[0]) // chunk not in bad]
+    first_of_each = {int(reads[at][0]) // chunk: at for at in reversed(good)}
+    assert len(first_of_each) == size // chunk - len(bad)
+    all_else_was_read = max(first_of_each.values())
+    failed = [at for at, read in enumerate(reads) if read[3:] == ["!"]]
+    before = sum(at < all_else_was_read for at in failed)
+    assert before < len(failed) / 50, f"{before} of {len(failed)} failures came before the last of the good was read"
+
+
+@pytest.mark.parametrize("way", ["patience", "finish"])
+def test_bad_areas_are_gone_into_only_for_as_long_as_is_wanted(tmp_path: Path, way: str) -> None:
+    disk = tmp_path / "disk.img"
+    disk.write_bytes(random.Random(13).randbytes(32 * MIB))
+    areas = [(5 * MIB, MIB), (20 * MIB, 128 * KIB)]
+    repository = tmp_path / "repository"
+    recovery("init", repository=repository)
+    # Sector by sector, the first area alone would take many minutes.
+    faults = Faults(str(disk), unreadable=tuple(areas), slow_seconds=0.2 if way == "finish" else 0.0)
+    with faulty_disk(faults) as source:
+        if way == "patience":
+            ended = recovery("capture", source, "--patience", "0", repository=repository, status=3)
+        else:
+            screen = start("capture", source, "--json", repository=repository)
+            assert screen.stdout is not None
+            for line in screen.stdout:
+                if json.loads(line).get("put_off_bytes"):
+                    break
+            ended = recovery("finish", repository=repository, status=0)
+            assert "bad areas are gone into no further" in ended.said
+            screen.communicate(timeout=60)
+            assert screen.returncode == 3
+        name = source.name
+    told = restic(RESTIC, "dump", "latest", f"/{name}.map", repository=repository).decode()
+    read = areas_of(told, "+")
+    left = sorted(areas_of(told, "/") + areas_of(told, "*"))
+    assert left
+    assert not areas_of(told, "-")  # nothing was gone into to its end
+    assert 32 * MIB - sum(length for _, length in read) <= 2 * 2 * MIB
+    assert all(any(o <= start and start + length <= o + n for o, n in left) for start, length in areas)
+    image = tmp_path / "image"
+    image.write_bytes(restic(RESTIC, "dump", "latest", f"/{name}.img", repository=repository))
+    assert equal_ranges(image, disk, read)
+    assert all(read_at(image, offset, length) == bytes(length) for offset, length in left)
+    assert "incomplete" in recovery("snapshots", repository=repository).said
+    target = tmp_path / "target.img"
+    recovery("restore", "latest", target, "--yes", repository=repository, status=3)
+    assert equal_ranges(target, disk, read)
+
+
+def test_a_disk_that_dies_while_bad_areas_are_gone_into_leaves_an_image_of_all_else(tmp_path: Path) -> None:
+    disk, trigger = tmp_path / "disk.img", tmp_path / "dead"
+    disk.write_bytes(random.Random(14).randbytes(32 * MIB))
+    area = (5 * MIB, 10 * MIB)
+    repository = tmp_path / "repository"
+    recovery("init", repository=repository)
+    faults = Faults(str(disk), unreadable=(area,), slow_seconds=0.05, trigger=str(trigger))
+    with faulty_disk(faults) as source:
+        screen = start("capture", source, "--json", repository=repository)
+        assert screen.stdout is not None
+        for line in screen.stdout:
+            said = json.loads(line)
+            if said.get("put_off_bytes") and said["bytes_done"] >= 18 * MIB:
+                trigger.touch()
+                break
+        out, _ = screen.communicate(timeout=120)
+        trigger.unlink()
+        assert screen.returncode == 3, out
+        name = source.name
+    read = areas_of(restic(RESTIC, "dump", "latest", f"/{name}.map", repository=repository).decode(), "+")
+    assert sum(length for _, length in read) >= 20 * MIB
+    image = tmp_path / "image"
+    image.write_bytes(restic(RESTIC, "dump", "latest", f"/{name}.img", repository=repository))
+    assert equal_ranges(image, disk, read)

@@ -57,10 +57,10 @@ def _readable(path: Path, offset: int) -> bool:
     return True
 
 
-def ddrescue_map(source: Path, scratch: Path) -> list[tuple[int, int]]:
+def ddrescue_map(source: Path, scratch: Path, *options: str) -> list[tuple[int, int]]:
     """(offset, length) of what GNU ddrescue could not read, from its own map."""
     made = scratch / "ddrescue.map"
-    run("ddrescue", "--quiet", "--force", source, scratch / "ddrescue.out", made, check=False)
+    run("ddrescue", "--quiet", "--force", *options, source, scratch / "ddrescue.out", made, check=False)
     (scratch / "ddrescue.out").unlink()
     return areas_of(made.read_text(), "-")
 

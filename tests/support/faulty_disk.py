@@ -36,6 +36,8 @@ class Faults(msgspec.Struct, frozen=True):
     of what lay nearer (0: no such fault).  ``flip_write``: the long write of that number is stored with one bit
     changed.  ``trigger``: once this file exists, every access fails; or, with ``hangs``, none is answered while it
     does, but for a minute at most: whoever waits for such a disk in vain keeps the whole machine waiting.
+    ``log``: a file that gets a line for each read, ``OFFSET LENGTH WHEN``, ended by ``!`` when it failed.
+    ``slow_seconds``: a read that fails takes so long.
     """
 
     backing: str
@@ -44,6 +46,8 @@ class Faults(msgspec.Struct, frozen=True):
     flip_write: int = 0
     trigger: str = ""
     hangs: bool = False
+    log: str = ""
+    slow_seconds: float = 0.0
 
 
 @contextmanager
@@ -61,6 +65,7 @@ class _FaultyFile:
         self._file = os.open(faults.backing, os.O_RDWR)
         self._size = os.fstat(self._file).st_size
         self._long_writes = 0
+        self._log = open(faults.log, "a") if faults.log else None  # noqa: SIM115, PTH123 - for as long as it is served
 
     @property
     def size_bytes(self) -> int:
@@ -68,7 +73,11 @@ class _FaultyFile:
 
     def read(self, offset: int, length: int) -> bytes:
         self._expect_here()
-        if any(offset < start + count and start < offset + length for start, count in self._faults.unreadable):
+        fails = any(offset < start + count and start < offset + length for start, count in self._faults.unreadable)
+        if self._log is not None:
+            print(offset, length, f"{time.time():.3f}", "!" if fails else "", file=self._log, flush=True)
+        if fails:
+            time.sleep(self._faults.slow_seconds)
             raise OSError(errno.EIO, "unreadable")
         return b"".join(os.pread(self._file, count, at) for at, count in self._places(offset, length))
 

@@ -24,6 +24,7 @@ from recovery.repository.repository import Repository
 from recovery.work_map import Cell, MappedDisk, decode_cells
 from tests.support.badblocks import with_bad_blocks
 from tests.support.disks import KIB, MIB, blank, sha256
+from tests.support.faulty_disk import Faults, faulty_disk
 from tests.support.hanging_child import hanging
 from tests.tui.support import FileMachine, app_for, jobs_in, says, screen_text, statics, until
 from tui.app import RecoveryApp
@@ -386,6 +387,29 @@ async def test_stopping_asks_says_what_is_left_and_does_nothing_by_default(
         assert not newest().running
         assert newest().exit_code == 130
     assert not list((repository / "snapshots").iterdir())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="read errors are made with a loop device, which needs root")
+async def test_a_capture_that_is_at_bad_areas_can_be_finished_with_what_was_read(
+    app: RecoveryApp, disk: Path, repository: Path
+) -> None:
+    with faulty_disk(Faults(str(disk), unreadable=((5 * MIB, 512 * KIB),), slow_seconds=0.1)) as source:
+        async with app.run_test(size=(80, 24)) as pilot:
+            screen, _ = await watched(pilot, capture(source, repository), AFTER_CAPTURE)
+            await until(pilot, says(pilot, "lie around places that are hard to read"))
+            await pilot.press("s")
+            await until(pilot, question(pilot))
+            assert "a system image is made of all that was read" in statics(pilot)
+            assert "No system image is made of this run" in statics(pilot)
+            await pilot.press("enter")  # goes on
+            await until(pilot, lambda: pilot.app.screen is screen)
+            await pilot.press("s")
+            await until(pilot, question(pilot))
+            await pilot.press("tab", "enter")
+            await until(pilot, lambda: isinstance(pilot.app.screen, ResultScreen))
+            await until(pilot, says(pilot, "incomplete", "could not be read"))
+    assert newest().exit_code == 3
+    assert len(list((repository / "snapshots").iterdir())) == 1
 
 
 async def test_a_job_that_is_stopping_can_be_ended_at_once(

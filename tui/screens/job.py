@@ -233,6 +233,13 @@ class JobScreen(StepScreen[str | None]):
                 f"what is being written just now stays unfinished. {job_words.if_cancelled(view)}",
                 [("wait", "Wait for it"), ("now", "Stop at once")],
             )
+        elif job_words.can_finish(view):
+            self._question = Question(
+                "Stop this work?",
+                "To finish now: bad areas are gone into no further, and a system image is made of all that was read. "
+                f"To stop: {job_words.if_cancelled(view)}",
+                [("go", "Go on"), ("finish", "Finish now"), ("stop", "Stop it")],
+            )
         else:
             self._question = Question(
                 "Stop this work?",
@@ -246,6 +253,8 @@ class JobScreen(StepScreen[str | None]):
             return
         if answer == "stop":
             self.view.cancel()
+        elif answer == "finish":
+            self.view.finish()
         elif answer == "now":
             self.view.stop()
         self._draw()

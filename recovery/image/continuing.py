@@ -1,0 +1,136 @@
+"""An incomplete image is gone on with: of the same disks only what it lacks is read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from recovery.devices.blockio import Effort, SourceGuard
+from recovery.devices.disk import Disk
+from recovery.devices.source_process import SharedBuffers, SourceProcess
+from recovery.errors import Refused, UsageError
+from recovery.extent import Extents
+from recovery.image.capture_plan import CapturePlan, PlannedDisk, buffer_count, openable, samples
+from recovery.image.domain import DiskDomain
+from recovery.image.manifest import TAG, TAG_INCOMPLETE, ImageDisk
+from recovery.image.view import DiskImage, SystemImage
+from recovery.progress import Progress, Side
+from recovery.repository.repository import Repository
+
+
+def plan_continued(sources: Sequence[Path], repository: Repository, progress: Progress, held: ExitStack) -> CapturePlan:
+    """How the newest incomplete image of these disks is completed; nothing is written.  The index is loaded.
+
+    The disks are held, unchanged and for us alone, until ``held`` is closed.
+
+    Raises UsageError when there is no such image, Refused when a disk is not as it was, and as ``plan_capture``.
+    """
+    disks = openable(sources, repository)
+    earlier = _newest_of(repository, disks)
+    records = earlier.manifest.disks
+    progress.phase("map")
+    buffers = SharedBuffers(buffer_count(), max(record.layout.chunk_bytes for record in records))
+    held.callback(buffers.close)
+    planned = tuple(
+        _plan_disk(disk, earlier.disk(record.name), buffers, progress, held)
+        for disk, record in zip(_in_order(disks, records) or (), records, strict=True)
+    )
+    progress.phase("compare with the image")
+    with progress.waits(Side.SOURCE):
+        for disk in planned:
+            _check_same(disk, earlier, buffers)
+    return CapturePlan(
+        disks=planned,
+        group_paths=tuple(earlier.stored.snapshot.paths),
+        tools=earlier.manifest.tools,
+        buffers=buffers,
+        earlier=earlier,
+        predicted_bytes=sum(disk.missing.total_bytes for disk in planned),
+        free_bytes=repository.store.free_bytes(),
+    )
+
+
+def _newest_of(repository: Repository, disks: Sequence[Disk]) -> SystemImage:
+    snapshots, _ = repository.snapshots()
+    others: list[str] = []
+    for stored in reversed(snapshots):
+        if not {TAG, TAG_INCOMPLETE} <= set(stored.snapshot.tags or []):
+            continue
+        image = SystemImage(repository, stored)
+        if _in_order(disks, image.manifest.disks) is not None:
+            return image
+        others.append(f"{stored.id[:8]} is of {', '.join(record.name for record in image.manifest.disks)}")
+    named = ", ".join(disk.path for disk in disks)
+    raise UsageError(
+        f"the repository holds no incomplete image of {named}{'' if not others else '; ' + '; '.join(others[:3])}",
+        "Name every disk of the image that is to be completed, or capture without --continue.",
+    )
+
+
+def _in_order(disks: Sequence[Disk], records: Sequence[ImageDisk]) -> list[Disk] | None:
+    """The disks in the order of the records that they may be of; None when they are others."""
+    left = list(disks)
+    found: list[Disk] = []
+    for record in records:
+        alike = next((disk for disk in left if _may_be(disk, record)), None)
+        if alike is None:
+            return None
+        left.remove(alike)
+        found.append(alike)
+    return found if not left else None
+
+
+def _may_be(disk: Disk, record: ImageDisk) -> bool:
+    """Whether nothing speaks against it; an adapter may hide the serial number, or tell its own."""
+    if disk.size_bytes != record.size_bytes:
+        return False
+    pairs = [(disk.serial, record.serial), (disk.wwn, record.wwn)]
+    known = [now == then for now, then in pairs if now and then]
+    return any(known) or not known or disk.transport != record.transport
+
+
+def _plan_disk(
+    disk: Disk, image: DiskImage, buffers: SharedBuffers, progress: Progress, held: ExitStack
+) -> PlannedDisk:
+    guard = held.enter_context(SourceGuard(disk.place))
+    sector_bytes = max(disk.logical_sector_bytes, image.record.logical_sector_bytes)
+    reader = held.enter_context(SourceProcess(disk.place, sector_bytes, buffers, progress.check))
+    gone = image.used.intersect(Extents(extent for extent, _ in image.lacking()))
+    return PlannedDisk(
+        name=image.record.name,
+        disk=disk,
+        domain=DiskDomain(image.used, ()),
+        layout=image.layout,
+        record=image.record,
+        guard=guard,
+        reader=reader,
+        earlier=image,
+        missing=image.unreadable.union(gone),
+    )
+
+
+def _check_same(planned: PlannedDisk, earlier: SystemImage, buffers: SharedBuffers) -> None:
+    """Raise Refused unless what can be read of some chunks, the first among them, is as the image has it."""
+    assert planned.earlier is not None
+    room = buffers.take()
+    equal = 0
+    for number in samples(planned):
+        extent = planned.layout[number].extent
+        used = planned.domain.used.clip(extent)
+        if planned.missing.clip(extent) or planned.reader.read(extent, used, room, Effort.QUICK):
+            continue
+        if hashlib.sha256(room[: extent.length]).digest() != planned.earlier.id_of(number):
+            raise Refused(
+                f"{planned.disk.path} is not as it was when the image {earlier.stored.id[:8]} was made: it differs "
+                f"at byte {extent.offset}",
+                "It may be another disk, or have been written since: capture it anew, without --continue.",
+            )
+        equal += 1
+    buffers.give(room)
+    if not equal:
+        raise Refused(
+            f"nothing of {planned.disk.path} could be compared with the image {earlier.stored.id[:8]}",
+            "It may be another disk, or not be readable any more.",
+        )
