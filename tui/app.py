@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -18,6 +18,7 @@ from textual.signal import Signal
 from textual.theme import Theme
 from textual.worker import WorkerFailed
 
+from recovery.devices.disk import Disk
 from recovery.errors import DeviceError, RecoveryError
 from recovery.inventory import DiskReport, shown
 from tui.borrowed import Borrowed
@@ -202,6 +203,11 @@ class RecoveryApp(App[None]):
                 await asyncio.sleep(max(least, _PAUSE_SHARE * (time.monotonic() - began)))
         finally:
             self._looking = False
+
+    def remember_images(self, disk: Disk, repositories: Sequence[str]) -> None:
+        """System images were seen on the disk, in these folders: it is told wherever the disk is listed from now on."""
+        if self._verdicts.remember_images(disk, repositories):
+            self._tell_disks()
 
     def _tell_disks(self) -> None:
         """Everybody who follows the disks, when there is anything new of them."""

@@ -14,6 +14,7 @@ from tui.journey import Journey, Step
 from tui.screens.base import StepScreen
 from tui.screens.capture_review import CaptureOptions, CaptureReview
 from tui.screens.disks import DisksScreen, Sources
+from tui.screens.earlier import EarlierScreen
 from tui.screens.job import JobScreen
 from tui.screens.password import OpenRepository, password_screen
 from tui.screens.place import Place, PlaceScreen
@@ -35,6 +36,8 @@ class CaptureJourney(Journey):
         self.sources: Sources | None = None
         self.place: Place | None = None
         self.opened: OpenRepository | None = None
+        #: Whether an incomplete image of the disks is completed.
+        self.continues: bool | None = None
         self.options = CaptureOptions()
         self.view: JobView | None = None
         #: What the person wants next of the image: "verify", "audit", or nothing.
@@ -53,6 +56,7 @@ class CaptureJourney(Journey):
             Step("Disks", lambda: DisksScreen(self.sources, unmarked=self._unmarked), self._keep("sources")),
             Step("Where to", self._place_screen, self._keep("place")),
             Step("Password", self._password_screen, self._keep("opened")),
+            Step("Earlier image", self._earlier_screen, self._keep("continues")),
             Step("Review", self._review_screen, self._keep("view"), final=True),
             Step("Work", self._job_screen, self._keep("wanted"), final=True),
         ]
@@ -66,6 +70,13 @@ class CaptureJourney(Journey):
     def _password_screen(self) -> StepScreen[Any] | None:
         assert self.place is not None
         return password_screen(self.place, self.opened)
+
+    def _earlier_screen(self) -> StepScreen[Any] | None:
+        assert self.sources is not None
+        assert self.opened is not None
+        if self.sources.without:
+            return None  # of some partitions only, an image is made anew
+        return EarlierScreen(self.opened.repository, self.sources.disks, self.continues)
 
     def _review_screen(self) -> StepScreen[Any]:
         assert self.sources is not None
@@ -87,6 +98,7 @@ class CaptureJourney(Journey):
             sources=tuple(machine.place(report.disk) for report in self.sources.reports),
             chosen=tuple(disk for disk in chosen if disk is not None) if None not in chosen else (),
             without=self.sources.without,
+            continues=bool(self.continues) and not self.sources.without,
             verify=self.options.verify,
             audit=self.options.audit,
             review=True,

@@ -41,8 +41,8 @@ class CloneJourney(Journey):
     def steps(self) -> Sequence[Step]:
         """From the source to the copy."""
         return [
-            Step("Source", self._source_screen, self._keep("source")),
-            Step("Target", self._target_screen, self._keep("target")),
+            Step("From which disk", self._source_screen, self._keep("source")),
+            Step("Onto which disk", self._target_screen, self._keep("target")),
             Step("What breaks", self._breaks_screen, lambda accepted: None),
             Step("Review", self._review_screen, self._keep("view"), final=True),
             Step("Work", self._job_screen, lambda wanted: None, final=True),

@@ -35,15 +35,16 @@ _PHASES = {
     "finding the used areas": "Finding out which parts of the disk are in use",
     "predict": "Estimating how much there will be to store",
     "capture": "Reading the disk and storing what is new",
-    "publish": "Entering what was stored into the repository's lists",
+    "names": "Finding out which files could not be read",
+    "publish": "Entering what was stored into the repository, the folder of the images",
     "check the medium": "Reading back what was stored, to be sure",
     "compare with the image": "Looking whether it is the disk of the image",
-    "compare": "Comparing the target with what it is to become",
+    "compare": "Comparing the disk with what it is to become",
     "list": "Looking how many files there are",
     "copy": "Copying files",
-    "discard": "Clearing what will not be used of the target",
-    "write": "Writing the target",
-    "sync": "Waiting until the target has taken everything in",
+    "discard": "Clearing what will not be used of the disk",
+    "write": "Writing the disk",
+    "sync": "Waiting until the disk has taken everything in",
     "audit": "Looking whether all that its filesystems need is in the image",
 }
 #: Phases in which the side that is written to is read.
@@ -83,7 +84,7 @@ def phase(view: JobView) -> str:
 def amount(now: ProgressSnapshot | None, bytes_per_second: float) -> str:
     """How much is done, how much and how long there is to go."""
     if now is None or not now.total_bytes:
-        return "How long this takes cannot be told; it is short in most cases."
+        return "How long this step takes cannot be told."
     left = max(0, now.total_bytes - now.done_bytes)
     words = f"{100 * (now.ratio or 0):.0f} %  {format_bytes(now.done_bytes)} of {format_bytes(now.total_bytes)}, "
     words += f"{format_bytes(left)} to go"
@@ -109,7 +110,7 @@ def stall(view: JobView) -> str:
     """What is waited for, once that is long; empty as long as it goes on."""
     now = view.progress
     if view.silent_seconds >= SILENT_SECONDS:
-        return f"The job has said nothing for {view.silent_seconds:.0f} seconds. It still runs, but does not answer."
+        return f"Nothing was heard of it for {view.silent_seconds:.0f} seconds. It still runs, but does not answer."
     if now is None or view.asks or now.stalled_seconds < STALLED_SECONDS:
         return ""
     return (
@@ -121,9 +122,9 @@ def _waited_for(kind: str, now: ProgressSnapshot) -> str:
     if now.waits_for is Side.PROCESSOR:
         return "this machine's processor: it is still calculating"
     if now.waits_for is Side.SOURCE:
-        name = "the repository" if kind in ("restore", "verify") else "the source"
+        name = "the disk with the images" if kind in ("restore", "verify") else "the disk that is read"
     else:
-        name = "the target disk" if kind in _WRITES_TARGET else "the destination"
+        name = "the disk that is overwritten" if kind in _WRITES_TARGET else "the disk that is stored on"
     if now.waits_for is Side.SOURCE or now.phase in _READS_BACK:
         return f"{name}: it was asked for data and has not answered yet"
     return f"{name}: it was given data and has not taken it in yet"
@@ -172,11 +173,11 @@ def if_cancelled(view: JobView) -> str:
             "made up for the next time that something is forgotten."
         )
     if name in ("starting", "compare", "map", "predict", "finding the used areas"):
-        return "Nothing was written to the target yet: it stays as it was."
+        return "Nothing was written yet: the disk stays as it was."
     if name == "verify":
-        return "Everything was written to the target. What was not read back yet stays unchecked."
+        return "Everything was written. What was not read back yet stays unchecked."
     return (
-        "The target is partly written: it holds neither its old nor its new content, and cannot be used before it is "
+        "The disk is partly written: it holds neither its old nor its new content, and cannot be used before it is "
         "written again. That can go on from where it stopped."
     )
 
@@ -186,9 +187,9 @@ def headline(view: JobView) -> str:
     outcome = outcome_of(view)
     names = {
         "capture": ("The system image was made.", "A system image was made, but it is incomplete."),
-        "restore": ("The target was written.", "The target was written, but not everything is well."),
+        "restore": ("All of it was restored.", "It was restored, but not everything is well."),
         "clone": ("The copy was made.", "The copy was made, but not everything is well."),
-        "verify": ("The system image is sound.", "The check ended, but not everything is well."),
+        "verify": ("The system image is in order.", "The check ended, but not everything is well."),
         "copy": ("All of the files were copied.", "Files were copied, but not all of them, or not all of them whole."),
         "forget": ("It was forgotten.", "It was forgotten, but not everything is well."),
     }
@@ -201,9 +202,9 @@ def headline(view: JobView) -> str:
         case "cancelled":
             return "It was stopped before its end."
         case "died":
-            return "The job died: its process was ended from outside, before it could finish."
+            return "It was ended from outside, before it could finish."
     if view.kind == "verify" and view.summary is not None:
-        return "The system image is NOT sound."
+        return "The system image is NOT in order."
     if view.kind == "capture" and view.summary is not None:
         return "A system image was made, but it did not pass its audit."
     return "It did not work."
@@ -213,7 +214,7 @@ def details(view: JobView) -> Iterator[str]:
     """What was done, what is wrong, what to do next; a paragraph each."""
     outcome = outcome_of(view)
     if outcome == "died":
-        yield _left_by_death(view.kind)
+        yield _left_by_death(view)
         yield (
             "Memory may have run out, or somebody ended it. Look into the kernel's messages (the command dmesg), and "
             "begin it again."
@@ -224,11 +225,13 @@ def details(view: JobView) -> Iterator[str]:
     if view.summary is not None:
         yield from _summary(view.kind, view.summary)
     if view.kind == "capture" and outcome == "incomplete":
+        yield from _lost(view.summary or {})
         yield (
-            "What could not be read is zeros in the image. Copy what matters soon: a disk with unreadable areas will "
-            "fail altogether."
+            "In the image, zeros stand for what could not be read. Copy what matters soon: a disk with unreadable "
+            "areas will fail altogether. To try once more what is missing, capture it again into the same repository: "
+            "you are asked whether this image is to be completed."
         )
-    if view.kind == "capture" and outcome in ("done", "incomplete"):
+    if view.kind == "capture" and outcome == "done":
         yield (
             "Next, if you have the time: Verify reads the stored image once more and checks every byte of it. Audit "
             "does that, and also looks whether everything that its filesystems need is in it."
@@ -239,15 +242,37 @@ def details(view: JobView) -> Iterator[str]:
         yield "\n".join(f"Note: {_sentence(text)}" for text in view.warnings)
 
 
-def _left_by_death(kind: str) -> str:
+def _lost(summary: dict[str, Any]) -> Iterator[str]:
+    """Whose the bytes are that could not be read."""
+    for disk, partitions in summary.get("lost", {}).items():
+        for lost in partitions:
+            where = f"partition {lost['partition']} of {disk}" if lost["partition"] else disk
+            files = [f"{file['name']}: {format_bytes(file['lost_bytes'])}" for file in lost["files"]]
+            more = lost["more"] + max(0, len(files) - _NAMED_FILES)
+            words = [f"Lost of {where}:", *files[:_NAMED_FILES]]
+            words += [f"and {more} more files."] if more else []
+            words += [f"The filesystem's own: {format_bytes(lost['own_bytes'])}"] if lost["own_bytes"] else []
+            words += [f"Free space, which is no loss: {format_bytes(lost['free_bytes'])}"] if lost["free_bytes"] else []
+            words += [f"Cannot be looked at any more: {name}" for name in lost["unfollowed"][:_NAMED_FILES]]
+            words += [_sentence(f"not all can be said: {lost['untold']}")] if lost["untold"] else []
+            yield "\n".join(shown(line) for line in words)
+
+
+def _left_by_death(view: JobView) -> str:
+    kind = view.kind
+    if kind == "capture" and view.counters.get("interim_images"):
+        return (
+            "An incomplete system image of what was read until some minutes before is kept in the repository: it can "
+            "be completed. The disk that was read is not changed."
+        )
     if kind == "capture":
         return (
-            "No system image was made of this run. The repository is sound: what was stored until then is found by the "
-            "next capture, which goes on from there. The disk that was read is not changed."
+            "No system image was made of this run. The repository is in order: what was stored until then is found by "
+            "the next capture, which goes on from there. The disk that was read is not changed."
         )
     if kind in _WRITES_TARGET:
         return (
-            "The target may be partly written: it may hold neither its old nor its new content. Do not use it before "
+            "The disk may be partly written: it may hold neither its old nor its new content. Do not use it before "
             "it is written again."
         )
     if kind == "copy":
@@ -285,11 +310,11 @@ def _summary(kind: str, summary: dict[str, Any]) -> Iterator[str]:
         yield f"{size('written_bytes')} were written{kept}, {checked}."
         for name, words in (
             ("damaged", "Not as it was: {} of zeros, because the repository is damaged there"),
-            ("unreadable", "Not as it was: {} of zeros, because the source could not be read there"),
+            ("unreadable", "Not as it was: {} of zeros, because the disk could not be read there when it was saved"),
         ):
             if summary.get(name):
                 areas = counted(len(summary[name]), "area")
-                yield f"{words.format(areas)}. Check the target's filesystems before you use it."
+                yield f"{words.format(areas)}. Check its filesystems before you use it."
         if summary.get("stale_table"):
             yield "The system still sees the old partitions: restart, or unplug the disk and plug it in again."
         boot = summary.get("boot")
@@ -301,6 +326,11 @@ def _summary(kind: str, summary: dict[str, Any]) -> Iterator[str]:
             f"Checked: {counted(summary.get('blobs', 0), 'piece')} of the image."
         )
         problems, damages = summary.get("pack_problems") or [], summary.get("damages") or []
+        if summary.get("unreadable_bytes"):
+            yield (
+                f"The image is incomplete: {size('unreadable_bytes')} could not be read from the disk when it was "
+                "made; zeros stand for that in it. What is checked here is what is stored."
+            )
         if damages:
             yield f"Damaged: {counted(len(damages), 'area')} of its disks. The rest can be restored."
         if problems:
@@ -309,9 +339,11 @@ def _summary(kind: str, summary: dict[str, Any]) -> Iterator[str]:
         yield f"{size('freed_bytes')} came free. The repository holds {size('remaining_bytes')} now."
     elif kind == "copy":
         target = shown(str(summary.get("target")))
+        if not summary.get("files"):
+            yield "There was no file in what was marked."
         yield f"Copied to {target}: {counted(summary.get('files', 0), 'file')}, {size('copied_bytes')}."
         if summary.get("unreadable_bytes"):
-            yield f"{size('unreadable_bytes')} could not be read, and are zeros in the copies."
+            yield f"{size('unreadable_bytes')} could not be read; zeros stand for that in the copies."
         found = [f"{one['path']}: {one['problem']}" for one in summary.get("problems", ())]
         yield "\n".join(shown(line) for line in found[:_NAMED_FILES])
         if len(found) > _NAMED_FILES:
@@ -328,6 +360,12 @@ def _summary(kind: str, summary: dict[str, Any]) -> Iterator[str]:
 def _sentence(text: str) -> str:
     text = shown(text.strip())
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?", ":")) else ".")
+
+
+def battery_words(level: str) -> str:
+    """What to do about a machine that runs on its battery; ``level``: how full it is, empty when that is not told."""
+    filled = f" ({level} full)" if level else ""
+    return f"This machine runs on its battery{filled}. Connect it to power before it is empty."
 
 
 def plain_hint(hint: str) -> str:

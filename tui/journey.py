@@ -63,8 +63,8 @@ class Journey:
                 direction = -1
             else:
                 step.keep(answer)
-                direction = 1
-                if not screen.passed_over:
+                if not screen.passed_over:  # else it is passed over on the way back too
+                    direction = 1
                     seen.append(number)
                 if step.final:
                     barrier = number + 1

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from recovery.errors import ExitCode
 from recovery.inventory import shown
-from recovery.jobs.folder import jobs_folder, list_jobs
+from recovery.jobs.folder import Job, jobs_folder, list_jobs
 
 #: The end of a log is what tells.
 SHOWN_BYTES = 64 << 10
@@ -34,12 +35,23 @@ def logs() -> list[Log]:
     jobs = sorted(list_jobs(), key=lambda job: job.record.started, reverse=True)
     found = [
         Log(
-            shown(f"Job {job.id}: {job.record.kind} {job.record.what}, {job.record.started:%d %b %H:%M}"),
+            shown(
+                f"Job {job.id}: {job.record.kind} {job.record.what}, {job.record.started:%d %b %H:%M}: {_state(job)}"
+            ),
             (job.folder / "events.jsonl", job.folder / "log"),
         )
         for job in jobs
     ]
     return [*found, Log("This program", (interface_log(),))]
+
+
+def _state(job: Job) -> str:
+    if job.running:
+        return "at work"
+    if job.exit_code is None:
+        return "died"
+    known = {ExitCode.DONE: "done", ExitCode.INCOMPLETE: "incomplete", ExitCode.CANCELLED: "stopped"}
+    return known.get(ExitCode(job.exit_code), "failed") if job.exit_code in set(ExitCode) else "failed"
 
 
 def interface_log() -> Path:
@@ -56,6 +68,8 @@ def lines(log: Log) -> list[str]:
                 size = opened.seek(0, 2)
                 opened.seek(max(0, size - SHOWN_BYTES))
                 data = opened.read(SHOWN_BYTES)
+        except FileNotFoundError:
+            continue  # nothing was written yet
         except OSError as error:
             found.append(f"{file}: {error.strerror}")
             continue

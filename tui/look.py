@@ -37,7 +37,7 @@ _READ_ONLY = (
 class LookJourney(Journey):
     """Repository, password, what is in it, one of them; and what is wanted of that, until the person goes back."""
 
-    title = "Look into a repository"
+    title = "Look at what was saved"
 
     def __init__(self, app: RecoveryApp) -> None:
         super().__init__(app)
@@ -62,7 +62,7 @@ class LookJourney(Journey):
     def steps(self) -> Sequence[Step]:
         """From the repository to one thing in it."""
         return [
-            Step("Repository", self._place_screen, self._keep("place")),
+            Step("Where from", self._place_screen, self._keep("place")),
             Step("Password", self._password_screen, self._keep("opened")),
             Step("What is in it", self._contents_screen, self._keep("chosen")),
             Step("One of them", self._details_screen, self._keep("wanted")),

@@ -17,6 +17,7 @@ class Question(ModalScreen[str | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "decline", "Back"),
+        Binding("space", "press", show=False),
         Binding("up", "scroll('scroll_up')", show=False),
         Binding("down", "scroll('scroll_down')", show=False),
         Binding("pageup", "scroll('scroll_page_up')", show=False),
@@ -37,10 +38,21 @@ class Question(ModalScreen[str | None]):
             with Horizontal(classes="buttons"):
                 for name, label in self._buttons:
                     yield Button(label, id=name, compact=True)
+                yield Static("", id="more", markup=False)
 
     def on_mount(self) -> None:
         """Harmless first."""
         self.query(Button).first().focus()
+        self.call_after_refresh(self._tell_of_more)
+
+    def _tell_of_more(self) -> None:
+        longer = self.query_one("#question-text").max_scroll_y > 0
+        self.query_one("#more", Static).update("More text: Page Down, Page Up" if longer else "")
+
+    def action_press(self) -> None:
+        """Space is as good as Enter."""
+        if isinstance(self.focused, Button):
+            self.focused.press()
 
     def on_button_pressed(self, event: Button.Pressed) -> None:
         """The answer."""

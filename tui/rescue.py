@@ -36,9 +36,9 @@ class WayScreen(ChoiceScreen):
     HELP = (
         "A disk that begins to fail gets worse with every hour that it runs. Save what matters most first, and switch "
         "it off when you do not need it.\n\n"
-        "An image is a copy of the whole disk, in a repository (a folder on another disk). Parts that cannot be read "
-        "are left out, marked so, and named at the end. Later, files can be taken from the image, or it can be put "
-        "onto a new disk.\n\n"
+        "An image is a copy of the whole disk, in a repository (a folder on another disk). What cannot be read "
+        "is zeros in it and marked so, and the files that it belongs to are named at the end. Later the image can be "
+        "put onto a new disk, which is then looked into in peace.\n\n"
         "Files can be copied directly where the filesystem (what folders and files lie in) can still be opened. The "
         "disk is only read in both cases: nothing on it is changed."
     )
@@ -51,7 +51,7 @@ class WayScreen(ChoiceScreen):
                 "An image of the whole disk, although parts of it cannot be read",
                 (
                     Text("Everything that the disk still gives is saved: choose this first when it makes noises, is"),
-                    Text("slow, or was reported as failing. What is lost is named at the end."),
+                    Text("slow, or was reported as failing. Which files are lost is named at the end."),
                 ),
             ),
             Choice(

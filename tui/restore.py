@@ -68,12 +68,12 @@ class RestoreJourney(Journey):
     def steps(self) -> Sequence[Step]:
         """From the repository to the restored disk."""
         return [
-            Step("Repository", self._place_screen, self._keep("place")),
+            Step("Where from", self._place_screen, self._keep("place")),
             Step("Password", self._password_screen, self._keep("opened")),
             Step("Image", self._image_screen, self._keep_image),
             Step("Disk of the image", self._disk_screen, self._keep_disk),
             Step("Whole or part", lambda: PartScreen(self._record, chosen=self.part), self._keep("part")),
-            Step("Target", self._target_screen, self._keep_target),
+            Step("Onto which disk", self._target_screen, self._keep_target),
             Step("Partition", self._target_partition_screen, self._keep("to_partition")),
             Step("What breaks", self._breaks_screen, lambda accepted: None),
             Step("Review", self._review_screen, self._keep("view"), final=True),

@@ -1,4 +1,8 @@
-"""What each disk says of its own health: asked once, and told wherever the disk is listed when it is dying."""
+"""What is known of a disk besides what the survey sees: told wherever it is listed, and before it is overwritten.
+
+What each disk says of its own health is asked once; where system images were seen is remembered, for as long as the
+program runs.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,9 @@ from recovery.surveyor import SILENT
 
 log = logging.getLogger(__name__)
 
-#: How the finding of a dying disk begins.
+#: How the finding of a dying disk begins, and that of one with images.
 DYING = "THIS DISK IS DYING"
+KEEPS_IMAGES = "System images are kept on it"
 
 _Key = tuple[str, int | None, str | None]
 
@@ -28,6 +33,7 @@ class Verdicts:
         self._health = health
         #: The finding for a disk that was asked; empty when there is nothing to be told.
         self._findings: dict[_Key, str] = {}
+        self._images: dict[_Key, str] = {}
 
     def next(self, reports: Sequence[DiskReport]) -> Disk | None:
         """A disk that was not asked yet.  One that does not even show its partitions is left alone."""
@@ -52,19 +58,31 @@ class Verdicts:
             first = next(iter(health.sentences), "")
             self._findings[_key(disk)] = f"{DYING}: save what is on it first. {first}".rstrip()
 
+    def remember_images(self, disk: Disk, repositories: Sequence[str]) -> bool:
+        """The disk has ``repositories``, by their folders, with something in them; whether that is news."""
+        finding = f"{KEEPS_IMAGES}: the repository {', '.join(repositories)}."
+        news = self._images.get(_key(disk)) != finding
+        self._images[_key(disk)] = finding
+        return news
+
     def told(self, reports: Sequence[DiskReport]) -> tuple[DiskReport, ...]:
         """The reports, with what is to be told of health before all else."""
         found = []
         for report in reports:
-            finding = self._findings.get(_key(report.disk), "")
-            more = (finding, *report.findings) if finding else report.findings
-            found.append(msgspec.structs.replace(report, findings=more))
+            known = (self._findings.get(_key(report.disk)), self._images.get(_key(report.disk)))
+            more = tuple(finding for finding in known if finding)
+            found.append(msgspec.structs.replace(report, findings=(*more, *report.findings)))
         return tuple(found)
 
 
 def is_dying(report: DiskReport) -> bool:
     """Whether a report that went through ``told`` says so."""
     return any(finding.startswith(DYING) for finding in report.findings)
+
+
+def keeps_images(report: DiskReport) -> str:
+    """The sentence on the images that were seen on the disk, empty when none were."""
+    return next((finding for finding in report.findings if finding.startswith(KEEPS_IMAGES)), "")
 
 
 def _key(disk: Disk) -> _Key:

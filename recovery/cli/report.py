@@ -88,6 +88,7 @@ def capture_document(result: CaptureResult) -> dict[str, Any]:
         "verified": result.verified,
         "complete": result.complete,
         "died": result.died,
+        "lost": {disk.name: [msgspec.structs.asdict(lost) for lost in disk.lost] for disk in result.manifest.disks},
     }
 
 
@@ -102,6 +103,7 @@ def tell_capture(output: Output, result: CaptureResult) -> None:
         output.say(f"{name}: {why}. What was read of it until then is in the image.")
     for disk in result.manifest.disks:
         _tell_areas(output, f"{disk.name}: could not be read", result.unreadable.get(disk.name, Extents()), disk)
+        tell_lost(output, disk)
     if not result.complete:
         output.say(
             "What could not be read is zeros in the image, and marked so. Copy what matters soon: the disk fails. "
@@ -111,6 +113,26 @@ def tell_capture(output: Output, result: CaptureResult) -> None:
         output.say("What was stored was read back from the medium and is right.")
     else:
         output.say("What was stored was NOT read back (--no-verify).")
+
+
+def tell_lost(output: Output, disk: ImageDisk) -> None:
+    """Whose the bytes are that could not be read."""
+    for lost in disk.lost:
+        where = f"of partition {lost.partition}" if lost.partition else "of what is on the disk"
+        output.say(f"Lost {where}:")
+        for file in lost.files[:_SHOWN_AREAS]:
+            output.say(f"  {shown(file.name)}: {format_bytes(file.lost_bytes)}")
+        more = lost.more + max(0, len(lost.files) - _SHOWN_AREAS)
+        if more:
+            output.say(f"  and {more} more files: 'recovery show --json' names them")
+        if lost.own_bytes:
+            output.say(f"  the filesystem's own: {format_bytes(lost.own_bytes)}")
+        if lost.free_bytes:
+            output.say(f"  free space: {format_bytes(lost.free_bytes)}, no loss")
+        for name in lost.unfollowed[:_SHOWN_AREAS]:
+            output.say(f"  cannot be looked at any more: {shown(name)}")
+        if lost.untold:
+            output.say(f"  not all can be said: {shown(lost.untold)}")
 
 
 def _tell_areas(output: Output, what: str, areas: Extents, disk: ImageDisk) -> None:
@@ -238,6 +260,7 @@ def verify_document(image: SystemImage, result: VerifyResult) -> dict[str, Any]:
         "packs": result.packs,
         "pack_bytes": result.pack_bytes,
         "blobs": result.blobs,
+        "unreadable_bytes": sum(disk.unreadable_bytes for disk in image.manifest.disks),
         "pack_problems": result.pack_problems,
         "damages": [
             {
@@ -259,8 +282,14 @@ def tell_verify(output: Output, image: SystemImage, result: VerifyResult) -> Non
         f"System image {image.stored.id[:8]}: {counted(result.packs, 'pack')} ({format_bytes(result.pack_bytes)}) "
         f"hashed whole, {counted(result.blobs, 'blob')} opened and hashed."
     )
+    unreadable = sum(disk.unreadable_bytes for disk in image.manifest.disks)
+    if unreadable:
+        output.say(
+            f"It is incomplete: {format_bytes(unreadable)} could not be read from the disk when it was made, and are "
+            "zeros in it."
+        )
     if result.sound:
-        output.say("All of it is sound.")
+        output.say("All of what it holds is sound." if unreadable else "All of it is sound.")
         return
     for problem in result.pack_problems:
         output.say(f"  {problem}")

@@ -11,6 +11,7 @@ from rich.table import Table
 from recovery.cli.forgetting import confirm, in_words, show_preview
 from recovery.cli.options import Common
 from recovery.cli.output import Output
+from recovery.cli.report import tell_lost
 from recovery.image.capture_plan import check_build_date
 from recovery.image.manifest import TAG, TAG_INCOMPLETE, ImageDisk, Manifest
 from recovery.image.view import SystemImage
@@ -239,3 +240,4 @@ def _show_disk(output: Output, disk: ImageDisk) -> None:
         for area in disk.unreadable:
             where = f", partition {area.partition}" if area.partition is not None else ""
             output.say(f"    {area.length} bytes at {area.offset}{where}")
+        tell_lost(output, disk)

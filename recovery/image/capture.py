@@ -6,6 +6,7 @@ index before the snapshot.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from recovery.errors import RecoveryError
 from recovery.extent import Extents
 from recovery.image.capture_plan import CapturePlan
 from recovery.image.layout import CHUNK_BYTES
+from recovery.image.lost import name_lost
 from recovery.image.machine import this_machine
 from recovery.image.manifest import (
     MANIFEST_NAME,
@@ -29,12 +31,13 @@ from recovery.image.manifest import (
     TAG_INCOMPLETE,
     VERSION,
     ImageDisk,
-    Machine,
+    LostNames,
     Manifest,
     UnreadableArea,
     encode_manifest,
 )
 from recovery.image.reading import DiskReading, StoredDisk
+from recovery.image.view import SystemImage
 from recovery.image.writer import ChunkWriter, StoreCounters, store_file, store_tree
 from recovery.progress import Progress
 from recovery.repository.format import Node, Snapshot, Summary, encode_time
@@ -43,6 +46,8 @@ from recovery.repository.packer import PUBLISH_SECONDS, PackWriter
 from recovery.repository.repository import Repository, process_identity
 from recovery.repository.store import FileKind
 from recovery.work_map import DiskWork
+
+log = logging.getLogger(__name__)
 
 _FILE_MODE = 0o600
 #: How often an incomplete image is published while a disk fails; and it takes at most such a part of the time.
@@ -124,6 +129,8 @@ def capture(
             packs.finish()
             packs.check_medium(progress)
         snapshot_id = images.save(snapshot)
+        if any(disk.lost for disk in disks):
+            snapshot_id = images.with_names(snapshot_id, disks, chunks.counters)
     except RecoveryError as error:
         error.hint = f"{error.hint} {images.told()}".strip()
         raise
@@ -161,6 +168,7 @@ class _Images:
         self._machine = this_machine() if plan.earlier is None else plan.earlier.manifest.machine
         self._started = datetime.now(UTC).astimezone()
         self._due = time.monotonic() + options.interim_seconds
+        self._names: dict[str, tuple[LostNames, ...]] = {}
         #: The newest that was published, and when.
         self._interim: str | None = None
         self._interim_time = self._started
@@ -199,9 +207,39 @@ class _Images:
             files,
         )
 
+    def with_names(self, saved: str, disks: Sequence[StoredDisk], counters: StoreCounters) -> str:
+        """Publish the incomplete image ``saved`` once more, with the names of what was lost; its id.
+
+        Where they cannot be had, or somebody does not want to wait for them, it stays as it is.
+        """
+        self._progress.phase("names")
+        try:
+            image = SystemImage(self._repository, self._repository.find_snapshot(saved))
+            self._names = name_lost(image, {disk.planned.name: disk.lost for disk in disks}, self._progress)
+        except RecoveryError as error:
+            log.warning("whose the unreadable bytes are cannot be told: %s", error.message)
+            return saved
+        with PackWriter(self._repository, self._lock, verify=self._options.verify, progress=self._progress) as packs:
+            self._packs = packs
+            snapshot = self.make(disks, counters)
+        self._interim = saved
+        return self.save(snapshot)
+
     def manifest(self, disks: Sequence[StoredDisk]) -> Manifest:
         """What is told of the disks."""
-        return _manifest(self._plan, disks, self._started, self._machine)
+        return Manifest(
+            version=VERSION,
+            created=self._started,
+            program_version=recovery.__version__,
+            machine=self._machine,
+            disks=tuple(
+                msgspec.structs.replace(
+                    _with_unreadable(disk.planned.record, disk.lost), lost=self._names.get(disk.planned.name, ())
+                )
+                for disk in disks
+            ),
+            tools=self._plan.tools,
+        )
 
     def save(self, snapshot: Snapshot) -> str:
         """Publish it, all that it names being there, in place of the one before; its id."""
@@ -240,17 +278,6 @@ def _disk_files(
         (_node(record.domain, domain_length, time), domain_ids),
         (_node(record.map, map_length, time), map_ids),
     ]
-
-
-def _manifest(plan: CapturePlan, disks: Sequence[StoredDisk], time: datetime, machine: Machine) -> Manifest:
-    return Manifest(
-        version=VERSION,
-        created=time,
-        program_version=recovery.__version__,
-        machine=machine,
-        disks=tuple(_with_unreadable(disk.planned.record, disk.lost) for disk in disks),
-        tools=plan.tools,
-    )
 
 
 def _with_unreadable(record: ImageDisk, unreadable: Extents) -> ImageDisk:

@@ -45,7 +45,7 @@ class PlannedDisk:
     """A disk to be captured: ``record`` is its place in the manifest, but for what cannot be read.
 
     ``guard`` holds it still for as long as the plan is good; ``reader`` reads it, into the plan's buffers.
-    ``missing`` is what is to be read: all that is used, or what ``earlier``, an incomplete image of it, lacks.
+    With ``earlier``, an incomplete image of it, only what that is ``lacking`` is read.
     """
 
     name: str
@@ -56,7 +56,12 @@ class PlannedDisk:
     guard: SourceGuard
     reader: SourceProcess
     earlier: DiskImage | None = None
-    missing: Extents = field(default_factory=Extents)
+    lacking: Extents = field(default_factory=Extents)
+
+    @property
+    def missing(self) -> Extents:
+        """What is to be read."""
+        return self.domain.used if self.earlier is None else self.lacking
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +235,7 @@ def _plan_disk(
         partitions=_record_partitions(domain, table),
         findings=reading.findings if table is None else table.findings,
     )
-    return PlannedDisk(name, disk, domain, layout, record, guard, reader, missing=domain.used)
+    return PlannedDisk(name, disk, domain, layout, record, guard, reader)
 
 
 def _record_partitions(domain: DiskDomain, table: PartitionTable | None) -> tuple[ImagePartition, ...]:

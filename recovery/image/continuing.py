@@ -28,14 +28,14 @@ def plan_continued(sources: Sequence[Path], repository: Repository, progress: Pr
     Raises UsageError when there is no such image, Refused when a disk is not as it was, and as ``plan_capture``.
     """
     disks = openable(sources, repository)
-    earlier = _newest_of(repository, disks)
+    earlier = _expect_incomplete(repository, disks)
     records = earlier.manifest.disks
     progress.phase("map")
     buffers = SharedBuffers(buffer_count(), max(record.layout.chunk_bytes for record in records))
     held.callback(buffers.close)
     planned = tuple(
         _plan_disk(disk, earlier.disk(record.name), buffers, progress, held)
-        for disk, record in zip(_in_order(disks, records) or (), records, strict=True)
+        for disk, record in zip(disks, _records_of(disks, earlier) or (), strict=True)
     )
     progress.phase("compare with the image")
     with progress.waits(Side.SOURCE):
@@ -52,29 +52,43 @@ def plan_continued(sources: Sequence[Path], repository: Repository, progress: Pr
     )
 
 
-def _newest_of(repository: Repository, disks: Sequence[Disk]) -> SystemImage:
+def incomplete_image(repository: Repository, disks: Sequence[Disk]) -> SystemImage | None:
+    """The newest incomplete image that these disks may complete, unless a complete one was made of them since.
+
+    The index is loaded, if it need be.  Raises RepositoryDamaged, DeviceError.
+    """
     snapshots, _ = repository.snapshots()
-    others: list[str] = []
+    complete: set[tuple[str, ...]] = set()
     for stored in reversed(snapshots):
-        if not {TAG, TAG_INCOMPLETE} <= set(stored.snapshot.tags or []):
+        tags, paths = stored.snapshot.tags or [], tuple(stored.snapshot.paths)
+        if TAG in tags and TAG_INCOMPLETE not in tags:
+            complete.add(paths)
+        if TAG not in tags or paths in complete:
             continue
+        if not len(repository.index):
+            repository.load_index()
         image = SystemImage(repository, stored)
-        if _in_order(disks, image.manifest.disks) is not None:
+        if _records_of(disks, image) is not None:
             return image
-        others.append(f"{stored.id[:8]} is of {', '.join(record.name for record in image.manifest.disks)}")
-    named = ", ".join(disk.path for disk in disks)
-    raise UsageError(
-        f"the repository holds no incomplete image of {named}{'' if not others else '; ' + '; '.join(others[:3])}",
-        "Name every disk of the image that is to be completed, or capture without --continue.",
-    )
+    return None
 
 
-def _in_order(disks: Sequence[Disk], records: Sequence[ImageDisk]) -> list[Disk] | None:
-    """The disks in the order of the records that they may be of; None when they are others."""
-    left = list(disks)
-    found: list[Disk] = []
-    for record in records:
-        alike = next((disk for disk in left if _may_be(disk, record)), None)
+def _expect_incomplete(repository: Repository, disks: Sequence[Disk]) -> SystemImage:
+    found = incomplete_image(repository, disks)
+    if found is None:
+        raise UsageError(
+            f"the repository holds no image of {', '.join(disk.path for disk in disks)} that could be completed",
+            "Name every disk of the image that is to be completed, or capture without --continue.",
+        )
+    return found
+
+
+def _records_of(disks: Sequence[Disk], image: SystemImage) -> list[ImageDisk] | None:
+    """For each of the disks which one of the image it may be; None when they are others, or not all of them."""
+    left = list(image.manifest.disks)
+    found: list[ImageDisk] = []
+    for disk in disks:
+        alike = next((record for record in left if _may_be(disk, record)), None)
         if alike is None:
             return None
         left.remove(alike)
@@ -107,7 +121,7 @@ def _plan_disk(
         guard=guard,
         reader=reader,
         earlier=image,
-        missing=image.unreadable.union(gone),
+        lacking=image.unreadable.union(gone),
     )
 
 

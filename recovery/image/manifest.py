@@ -82,6 +82,30 @@ class UnreadableArea(msgspec.Struct, frozen=True):
     partition: int | None = None
 
 
+class LostFile(msgspec.Struct, frozen=True):
+    """A file or folder that lost so many bytes; ``name`` is its path, with what it is where it is no file."""
+
+    name: str
+    lost_bytes: Bytes
+
+
+class LostNames(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whose the unreadable bytes of a partition are: ``files`` and so many ``more``, free space, the filesystem's own.
+
+    A byte may belong to several files.  ``unfollowed``: files and folders that could not be looked at, because of what
+    is lost of the filesystem itself; ``untold`` is why not all can be said, empty when it can.
+    """
+
+    partition: int
+    lost_bytes: Bytes
+    files: tuple[LostFile, ...] = ()
+    more: int = 0
+    free_bytes: Bytes = 0
+    own_bytes: Bytes = 0
+    unfollowed: tuple[str, ...] = ()
+    untold: str = ""
+
+
 class ImageDisk(msgspec.Struct, frozen=True, omit_defaults=True):
     """One captured disk.  ``image``, ``domain`` and ``map`` are names of files beside the manifest."""
 
@@ -96,6 +120,7 @@ class ImageDisk(msgspec.Struct, frozen=True, omit_defaults=True):
     used_bytes: Bytes
     unreadable_bytes: Bytes = 0
     unreadable: tuple[UnreadableArea, ...] = ()
+    lost: tuple[LostNames, ...] = ()
     model: str = ""
     serial: str = ""
     wwn: str = ""

@@ -142,12 +142,12 @@ def test_chunks_that_the_repository_lost_are_read_again(disk: Path, repository: 
 
 
 def test_another_disk_is_not_taken_for_the_one_of_the_image(disk: Path, repository: Path, tmp_path: Path) -> None:
-    assert "no incomplete image" in refused("capture", "--continue", disk, repository=repository, status=2)
+    assert "that could be completed" in refused("capture", "--continue", disk, repository=repository, status=2)
     with faulty_disk(Faults(str(disk), unreadable=areas(2))) as source:
         recovery("capture", source, repository=repository, status=3)
     overwrite(disk, 0, b"written since")
     assert "is not as it was" in refused("capture", "--continue", disk, repository=repository)
     smaller = tmp_path / "smaller.img"
     smaller.write_bytes(bytes(SIZE // 2))
-    assert "no incomplete image" in refused("capture", "--continue", smaller, repository=repository, status=2)
+    assert "that could be completed" in refused("capture", "--continue", smaller, repository=repository, status=2)
     assert snapshots(repository) == [["system-image", "incomplete"]]

@@ -183,6 +183,7 @@ def store(
         "new": result.new_bytes,
         "known": result.known_bytes,
         "unreadable": [list(area) for areas in result.unreadable.values() for area in areas],
+        "died": " ".join(result.died.values()),
         "problems": problems,
     }
 

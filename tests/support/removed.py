@@ -26,7 +26,7 @@ from recovery.image.layout import make_layout
 from recovery.image.view import SystemImage
 from recovery.progress import Progress
 from recovery.repository.repository import Repository, StoredSnapshot
-from tests.support.disks import KIB, MIB, loop, mounted, read_at, run, umount
+from tests.support.disks import KIB, MIB, loop, mounted, overwrite, read_at, run, umount
 from tests.support.fleet import Fleet, Place
 from tests.support.program import PASSWORD
 
@@ -87,6 +87,24 @@ def needed_after_crash(kind: str, image: Path, work: Path, seed: int) -> Needed:
         with loop(image, read_only=True) as device:
             return {"data": kept["data"], "log": _btrfs_log(device)}
     return {**kept, "log": found["log"]}
+
+
+def written_by_replay(kind: str, image: Path, extent: tuple[int, int], work: Path) -> bool:
+    """Whether a crashed filesystem comes to the same without these bytes: its log holds them too."""
+    copy, at = work / "tried.img", work / "tried"
+    run("cp", "--sparse=always", image, copy)
+    try:
+        for blanked in (False, True):
+            if blanked:
+                run("cp", "--sparse=always", image, copy)
+                overwrite(copy, extent[0], bytes(extent[1]))
+            with loop(copy) as device, mounted(device, at, "nouuid" if kind == "xfs" else "defaults"):
+                pass
+            if not blanked:
+                after = read_at(copy, *extent)
+        return read_at(copy, *extent) == after
+    except AssertionError:  # it does not mount
+        return False
 
 
 def _files_and_folders(at: Path) -> tuple[list[Path], list[Path]]:

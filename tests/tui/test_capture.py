@@ -18,13 +18,16 @@ from textual.widgets import Button, Input, OptionList
 from recovery.destination import Destination
 from recovery.jobs.folder import list_jobs
 from recovery.repository.repository import Repository
-from tests.support.disks import MIB, blank, loop, mounted, run
+from tests.support.disks import KIB, MIB, blank, loop, mounted, partitioned, run
+from tests.support.faulty_disk import Faults, faulty_disk
 from tests.support.images import PASSWORD, domain_ranges, equal_where, gpt_disk, restic
+from tests.support.program import recovery
 from tests.support.restic import restic_binaries
 from tests.tui.support import FileMachine, app_for, jobs_in, says, screen_text, statics, until
 from tui.modals import Question
 from tui.screens.capture_review import CaptureReview
 from tui.screens.disks import DisksScreen, PartitionsScreen
+from tui.screens.earlier import EarlierScreen
 from tui.screens.home import HomeScreen
 from tui.screens.job import JobScreen, ResultScreen
 from tui.screens.password import NewPasswordScreen, UnlockScreen
@@ -126,7 +129,7 @@ async def test_from_the_first_screen_to_an_image_that_restic_gives_back(disks: P
         await screen.shown(ResultScreen, "The system image was made", "read back from the medium and is right")
         await screen.go_to("verify")
         await screen.pilot.press("enter")
-        await screen.shown(ResultScreen, "The system image is sound")
+        await screen.shown(ResultScreen, "The system image is in order")
         await screen.pilot.press("enter")
         await screen.shown(HomeScreen, "What do you want to do?")
     key = {"RESTIC_PASSWORD": PASSWORD.replace(" ", "_")}
@@ -136,6 +139,41 @@ async def test_from_the_first_screen_to_an_image_that_restic_gives_back(disks: P
         domain = restic(RESTIC, repository, "dump", "latest", f"/{disk.stem}.domain", more=key).stdout.decode()
         assert equal_where(disk, dumped, domain_ranges(domain))
         assert hashlib.sha256(disk.read_bytes()).digest() == digest
+
+
+async def test_an_image_that_was_begun_before_is_completed_when_that_is_wanted(disks: Path, tmp_path: Path) -> None:
+    (tmp_path / "disks").mkdir()
+    disk, stick = tmp_path / "disks/sda.img", tmp_path / "stick"
+    disk.write_bytes((disks / "sda.img").read_bytes())
+    repository = stick / "recovery"
+    recovery("init", "--no-password", repository=repository)
+    with faulty_disk(Faults(str(disk), unreadable=((40 * MIB, 64 * KIB),))) as source:
+        recovery("capture", source, "--no-password", "--patience", "0", repository=repository, status=3)
+    assert len(snapshots(repository)) == 1
+    machine = FileMachine(tmp_path / "disks", [destination(stick, repository)])
+    with jobs_in(tmp_path / "jobs"):
+        async with app_for(machine).run_test(size=(80, 24)) as pilot:
+            screen = Bench(pilot, machine, stick)
+            await until(pilot, says(pilot, "sda.img"))
+            await pilot.press("enter")
+            await screen.shown(DisksScreen, "To be saved: sda.img")
+            await until(pilot, lambda: screen.focused() == "continue")
+            await pilot.press("enter")
+            await screen.shown(PlaceScreen, "The repository")
+            await pilot.press("enter")
+            await screen.shown(EarlierScreen, "lacks", "Complete it", "Make a new image")
+            await pilot.press("enter")
+            await screen.shown(CaptureReview, "will be stored")
+            await screen.go_to("start")
+            await pilot.press("enter")
+            await screen.shown(ResultScreen, "The system image was made")
+    assert len(snapshots(repository)) == 2
+    dumped = tmp_path / "dumped"
+    name = f"{source.name}.img"
+    bare = ["--insecure-no-password", "dump", "latest"]
+    dumped.write_bytes(restic(RESTIC, repository, *bare, f"/{name}", more={"RESTIC_PASSWORD": ""}).stdout)
+    domain = restic(RESTIC, repository, *bare, f"/{source.name}.domain", more={"RESTIC_PASSWORD": ""})
+    assert equal_where(disk, dumped, domain_ranges(domain.stdout.decode()))
 
 
 async def test_a_capture_that_is_stopped_makes_no_image_and_says_so(disks: Path, tmp_path: Path) -> None:
@@ -286,7 +324,7 @@ async def test_the_last_partition_that_is_marked_cannot_be_left_out(disks: Path,
     two.mkdir()
     run("truncate", "-s", str(SIZE), two / "one.img")
     run("sfdisk", "--quiet", two / "one.img", input="label: gpt\nsize=8MiB, type=L\nsize=8MiB, type=L\n")
-    run("truncate", "-s", str(SIZE), two / "sdb.img")
+    partitioned(two / "sdb.img", SIZE, "label: gpt\nsize=8MiB, type=L\n")
     async with bench(two, tmp_path / "stick") as screen:
         pilot = screen.pilot
         await pilot.press("enter")
@@ -312,12 +350,13 @@ async def test_the_last_partition_that_is_marked_cannot_be_left_out(disks: Path,
 async def test_a_disk_that_is_plugged_in_appears_and_one_that_went_loses_its_mark(disks: Path, tmp_path: Path) -> None:
     folder = tmp_path / "disks"
     folder.mkdir()
+    table = "label: gpt\nsize=8MiB, type=L\n"
     for name in ("sda.img", "sdb.img"):
-        run("truncate", "-s", str(SIZE), folder / name)
+        partitioned(folder / name, SIZE, table)
     async with bench(folder, tmp_path / "stick") as screen:
         await screen.pilot.press("enter")
         await screen.shown(DisksScreen, "To be saved: sda.img, sdb.img")
-        run("truncate", "-s", str(SIZE), folder / "sdc.img")
+        partitioned(folder / "sdc.img", SIZE, table)
         (folder / "sda.img").unlink()
         screen.pilot.app.look()  # type: ignore[attr-defined]
         await screen.shown(DisksScreen, "sdc.img", "To be saved: sdb.img;")

@@ -198,7 +198,7 @@ async def test_a_restore_is_watched_and_its_target_is_all_checked(
     async with app.run_test(size=(80, 24)) as pilot:
         screen, _ = await watched(pilot, lambda: spawn(request, repository))
         await until(pilot, lambda: isinstance(pilot.app.screen, ResultScreen))
-        await until(pilot, says(pilot, "The target was written.", "and read back: it is right"))
+        await until(pilot, says(pilot, "All of it was restored.", "and read back: it is right"))
         assert screen.view is not None
         assert set("".join(decode_cells(mapped.cells) for mapped in screen.view.map)) == {Cell.CHECKED}
     assert sha256(target) == sha256(disk)
@@ -249,7 +249,7 @@ async def test_what_is_damaged_in_a_repository_is_seen_on_the_map_of_its_check(
     async with app.run_test(size=(80, 24)) as pilot:
         screen, _ = await watched(pilot, lambda: spawn(VerifyRequest("latest"), repository))
         await until(pilot, lambda: isinstance(pilot.app.screen, ResultScreen))
-        await until(pilot, says(pilot, "The system image is NOT sound.", "The rest can be restored."))
+        await until(pilot, says(pilot, "The system image is NOT in order.", "The rest can be restored."))
         assert screen.view is not None
         chunk = 2048 // 64
         assert decode_cells(screen.view.map[0].cells) == Cell.UNREADABLE * chunk + Cell.CHECKED * (2048 - chunk)
@@ -440,10 +440,10 @@ async def test_a_job_that_was_killed_is_said_to_have_died_and_where_its_log_is(
         await pilot.press("s")
         await until(pilot, question(pilot))
         os.kill(newest().pid, signal.SIGKILL)
-        await until(pilot, says(pilot, "The job died"))
+        await until(pilot, says(pilot, "ended from outside"))
         said = statics(pilot)
         assert str(newest().folder) in said
-        assert "The repository is sound" in said
+        assert "The repository is in order" in said
         assert not pilot.app.screen.query("#verify")
         await pilot.press("enter")
         await until(pilot, lambda: answers == [None])

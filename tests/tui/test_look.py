@@ -85,7 +85,7 @@ async def test_files_are_listed_and_said_to_be_files(world: World) -> None:
     app = app_for(world.machine())
     async with app.run_test(size=(80, 24)) as pilot:
         await until_details(pilot, app, 1)
-        await until(pilot, says(pilot, "Files of desk", "files and folders, not disks", "restic"))
+        await until(pilot, says(pilot, "Files of desk", "Files and folders were saved here, not disks", "restic"))
         assert {button.id for button in app.screen.query(Button)} == {"back", "forget"}
 
 
@@ -116,7 +116,7 @@ async def test_a_damaged_image_is_said_to_be_damaged(world: World) -> None:
         await pilot.click("#verify")
         result = await reaches(pilot, ResultScreen)
         assert result.view.exit_code == 22
-        await until(pilot, says(pilot, "NOT sound"))
+        await until(pilot, says(pilot, "NOT in order"))
 
 
 async def test_an_image_that_was_looked_at_can_be_put_back(world: World) -> None:
@@ -183,6 +183,9 @@ async def test_a_restic_too_old_for_repositories_without_password_is_said_to_be(
         await pilot.click("#forget")
         await until(pilot, says(pilot, "cannot be done", "restic 0.17 or newer"))
         assert app.screen.query_one("#start", Button).disabled
+        assert not app.screen.query_one("#start", Button).display
+        assert not app.screen.query_one("#agreeing").display
+        assert "To agree" not in screen_text(pilot)
 
 
 @needs_restic

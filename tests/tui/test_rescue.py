@@ -153,7 +153,7 @@ async def test_copying_from_a_disk_that_stops_answering_says_so_and_can_be_left(
         async with app_for(machine).run_test(size=(80, 24)) as pilot:
             screen = await until_copying(pilot)
             await until(pilot, lambda: screen.view is not None and screen.view.progress is not None)
-            await until(pilot, says(pilot, "It waits for the source"))
+            await until(pilot, says(pilot, "It waits for the disk that is read"))
             await stop(pilot)
             await until(pilot, says(pilot, "It was told to stop", "Stop at once ..."))
             await pilot.press("s")
@@ -197,7 +197,7 @@ async def test_an_image_of_a_disk_with_bad_sectors_names_what_is_lost(tmp_path: 
             await until(pilot, says(pilot, "[ ] Audit", "will be read"))
             await pilot.press("tab", "enter")
             await until(pilot, lambda: isinstance(app.screen, ResultScreen))
-            await until(pilot, says(pilot, "incomplete", "4.00 KiB could not be read"))
+            await until(pilot, says(pilot, "incomplete", "4.00 KiB could not be read", "folder/random-1"))
             view = app.screen.view
             assert isinstance(view, JobView)
             assert view.summary is not None

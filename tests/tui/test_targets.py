@@ -12,6 +12,7 @@ from textual.pilot import Pilot
 from textual.widgets import Button, OptionList
 
 from recovery.devices.disk import Disk
+from recovery.devices.health import Health
 from recovery.errors import DeviceError
 from recovery.image.manifest import ImageDisk, ImagePartition, LayoutRecord, Machine, Manifest
 from recovery.jobs.watching import Watcher
@@ -26,11 +27,14 @@ from tui.images import Listing, StoredImage
 from tui.job_words import plain_hint
 from tui.machine import Leave
 from tui.screens.base import BACK
+from tui.screens.browse import BrowseScreen
+from tui.screens.disks import PartitionsScreen
 from tui.screens.finished import FinishedScreen
 from tui.screens.images import ImagesScreen
 from tui.screens.partition import PartScreen
 from tui.screens.review import ReviewScreen
 from tui.screens.target import TargetScreen
+from tui.verdicts import is_dying
 
 
 class SlowMachine(FileMachine):
@@ -39,6 +43,7 @@ class SlowMachine(FileMachine):
     def __init__(self, folder: Path, slow: str) -> None:
         super().__init__(folder)
         self.slow = slow
+        self.failing = ""
         self.answer = threading.Event()
         self.live = True
         self.left: list[Leave] = []
@@ -50,6 +55,9 @@ class SlowMachine(FileMachine):
 
     def leave(self, how: Leave) -> None:
         self.left.append(how)
+
+    def health(self, disk: Disk) -> Health:
+        return Health(kind="ATA", passed=disk.name != self.failing, dying=disk.name == self.failing)
 
 
 @pytest.fixture
@@ -75,6 +83,72 @@ async def test_a_disk_that_hangs_holds_up_no_other(machine: SlowMachine) -> None
         await until(pilot, lambda: not any(option.disabled for option in rows.options))
 
 
+async def test_a_disk_that_is_dying_is_the_last_and_another_is_advised(machine: SlowMachine) -> None:
+    machine.slow, machine.failing = "", "one.img"
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: any(is_dying(report) for report in app.reports or ()))
+        await app.push_screen(TargetScreen(lambda report: None, lambda report: "It fits."))
+        await until(pilot, says(pilot, "Choose another if you can"))
+        rows = app.screen.query(OptionList).first()
+        assert [Path(option.id or "").name for option in rows.options] == ["two.img", "one.img"]
+        assert rows.highlighted == 0
+
+
+async def test_a_disk_that_images_were_seen_on_says_so_wherever_it_is_listed(machine: SlowMachine) -> None:
+    machine.slow = ""
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: app.reports is not None)
+        app.remember_images(
+            next(r.disk for r in app.reports or () if r.disk.name == "two.img"), ["/media/store/recovery"]
+        )
+        await app.push_screen(TargetScreen(lambda report: None, lambda report: "It fits."))
+        await until(pilot, says(pilot, "System images are kept on it: the repository /media/store/recovery."))
+
+
+async def test_what_stands_behind_the_last_that_can_be_chosen_is_seen_too(machine: SlowMachine) -> None:
+    machine.slow = ""
+    for number in range(6):
+        partitioned(machine.folder / f"more{number}.img", 16 * MEBIBYTE, "label: dos\nsize=8MiB, type=83\n")
+    app = app_for(machine)
+    small = "it is far too small"
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: len(app.reports or ()) == 8)
+        await app.push_screen(
+            TargetScreen(lambda report: small if report.disk.name == "two.img" else None, lambda report: "It fits.")
+        )
+        await until(pilot, says(pilot, "It fits."))
+        assert small not in screen_text(pilot)
+        await pilot.press("end")
+        await until(pilot, says(pilot, small))
+
+
+async def test_a_partition_that_machines_start_from_is_left_out_with_a_warning(machine: SlowMachine) -> None:
+    table = "label: gpt\nsize=4MiB, type=uefi\nsize=4MiB, type=linux\n"
+    partitioned(machine.folder / "three.img", 16 * MEBIBYTE, table)
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(pilot, lambda: len(app.reports or ()) == 3)
+        report = next(report for report in app.reports or () if report.disk.name == "three.img")
+        await app.push_screen(PartitionsScreen(report, frozenset()))
+        await pilot.press("down", "space")
+        await until(pilot, says(pilot, "[ ] 2"))
+        assert "does not start" not in screen_text(pilot)
+        await pilot.press("up", "space")
+        await until(pilot, says(pilot, "started from partition 1", "not start"))
+
+
+async def test_an_empty_folder_is_said_to_be_empty(machine: SlowMachine, tmp_path: Path) -> None:
+    (tmp_path / "inside").mkdir()
+    app = app_for(machine)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await app.push_screen(BrowseScreen(tmp_path / "inside"))
+        await until(pilot, says(pilot, "This folder is empty."))
+        await pilot.press("home", "space")
+        await until(pilot, says(pilot, "There is nothing to copy in it"))
+
+
 async def test_a_disk_that_is_plugged_in_appears(machine: SlowMachine) -> None:
     machine.slow = ""
     app = app_for(machine)
@@ -92,7 +166,8 @@ async def test_restart_and_switch_off_are_offered_in_the_live_system_only(machin
     async with app.run_test(size=(80, 24)) as pilot:
         await app.push_screen(FinishedScreen("sda", whole=True, starts=True, sound=True))
         await until(pilot, says(pilot, "Take out the stick"))
-        await pilot.click("#reboot")
+        app.screen.query_one("#reboot").focus()
+        await pilot.press("space")
         await until(pilot, says(pilot, "Restart?"))
         assert machine.left == []
         await pilot.press("escape")
@@ -156,7 +231,7 @@ async def test_the_list_of_images_says_what_each_lacks(machine: SlowMachine) -> 
         shown = " ".join(screen_text(pilot).split())
         assert "Incomplete: 5.00 MiB could not be read" in shown
         assert "Partition 2 of sda was left out" in shown
-        assert "2 snapshots hold files" in statics(pilot)
+        assert "2 entries hold files" in statics(pilot)
         assert "Cannot be read: x" in statics(pilot)
 
 

@@ -105,7 +105,7 @@ def restore(person: Person) -> None:
     person.answer("Show what I type", PASSWORD)
     person.choose("Which system image", "sda")
     person.choose("All of it, or only one partition", "The whole disk")
-    person.choose("Target", "nvme0n1")
+    person.choose("Onto which disk", "nvme0n1")
     person.terminal.see("To agree, type nvme0n1", "will be lost", seconds=WORK_SECONDS)
     person.terminal.settle()
     person.terminal.press("back-tab")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeVar, cast
 from textual import events
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Horizontal, Vertical
+from textual.containers import Horizontal, Vertical, VerticalScroll
 from textual.screen import Screen
 from textual.widgets import Button, Footer, Input, OptionList, Static
 
@@ -43,6 +43,8 @@ class PlainScreen(Screen[ResultT], Generic[ResultT]):
         Binding("f1", "help", "Help", key_display="F1"),
         Binding("question_mark", "help", "Help", show=False),
         Binding("space", "choose", "Choose", show=False),
+        Binding("pagedown", "scroll_text('page_down')", "Scroll", show=False),
+        Binding("pageup", "scroll_text('page_up')", "Scroll", show=False),
     ]
 
     #: Of which journey it is a step, and which; empty outside journeys.
@@ -137,9 +139,23 @@ class PlainScreen(Screen[ResultT], Generic[ResultT]):
         self.dismiss(None)
 
     def action_choose(self) -> None:
-        """In a list Space is as good as Enter."""
+        """In a list, and on a button, Space is as good as Enter."""
         if isinstance(self.focused, OptionList):
             self.focused.action_select()
+        elif isinstance(self.focused, Button):
+            self.focused.press()
+
+    def action_scroll_text(self, how: str) -> None:
+        """The text of the screen by a page, wherever the focus is."""
+        for text in self.query(VerticalScroll):
+            getattr(text, f"scroll_{how}")(animate=False)
+
+    def on_option_list_option_highlighted(self, event: OptionList.OptionHighlighted) -> None:
+        """Behind the last that can be chosen may stand what cannot, and why: that is to be seen too."""
+        rows = event.option_list
+        behind = rows.options[event.option_index + 1 :]
+        if behind and all(option.disabled for option in behind):
+            self.call_after_refresh(rows.scroll_to_highlight, top=True)
 
     def action_help(self) -> None:
         """What this screen is for."""

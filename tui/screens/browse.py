@@ -96,6 +96,8 @@ class BrowseScreen(StepScreen[tuple[Path, ...]]):
         rows = [] if folder == self._root else [Option("    .. (one folder up)", id=_UP)]
         rows.append(Option(self._line_here(), id=_HERE))
         rows += [Option(self._line(entry), id=name) for name, entry in self._listed.items()]
+        if not found:
+            rows.append(Option("    This folder is empty.", disabled=True))
         if more:
             rows.append(Option(f"    and {more} more: mark the whole folder to copy them", disabled=True))
         files.set_options(rows)
@@ -131,7 +133,8 @@ class BrowseScreen(StepScreen[tuple[Path, ...]]):
     async def _measure(self, marked: tuple[Path, ...]) -> None:
         size: Size = await self.recovery.ask(measure, marked)
         if set(marked) == self._marked:
-            self._say(f"Marked: {counted(size.files, 'file')}, {format_bytes(size.bytes)}.")
+            empty = "" if size.files else " There is nothing to copy in it."
+            self._say(f"Marked: {counted(size.files, 'file')}, {format_bytes(size.bytes)}.{empty}")
 
     def _turn(self, path: Path) -> None:
         if any(parent in self._marked for parent in path.parents):

@@ -18,6 +18,7 @@ from recovery.jobs.watching import Watcher
 from recovery.units import format_bytes
 from tui.estimates import ROUGHLY, capture_seconds, duration
 from tui.screens.review import ReviewScreen
+from tui.verdicts import is_dying
 from tui.widgets.disk_bar import DiskBar, segments_of_image
 from tui.widgets.disk_list import headline
 from tui.widgets.tick import Tick
@@ -26,6 +27,11 @@ _VERIFY = (
     "Read everything back afterwards: finds faulty disks, cables and memory. It takes about as long as storing did."
 )
 _AUDIT = "Audit: compare the image with the files of its filesystems. It reads the image once more, and takes longest."
+_FAILING = (
+    "This disk is failing. What is easy to read is read first, places that are hard to read last. It may take hours "
+    "longer than is said here, and can be finished early: the image then holds what was read until then, and can be "
+    "completed later."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +86,8 @@ class CaptureReview(ReviewScreen):
             lines.append(Text(headline(report), style="bold", no_wrap=True, overflow="ellipsis"))
             lines.append(DiskBar(segments_of_image(disk), self.recovery.terminal.glyphs))
             lines += [Padding(Text(sentence), (0, 0, 0, 2)) for sentence in _parts(disk)]
+            if is_dying(report):
+                lines.append(Text(_FAILING, style="yellow"))
         predicted, free = int(plan["predicted_bytes"]), int(plan["free_bytes"])
         lines.append(
             Text(

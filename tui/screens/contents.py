@@ -71,7 +71,7 @@ class DetailsScreen(StepScreen[Wanted]):
         "Used: what a partition held when it was saved; only that was read and stored. A partition is a part of a "
         "disk; a filesystem is what folders and files lie in.\n\n"
         "Restore puts the image back onto a disk.\n\n"
-        "Verify reads all that is stored for this image, and says whether it is sound. It can take as long as the "
+        "Verify reads all that is stored for this image, and says whether it is in order. It can take as long as the "
         "capture did.\n\n"
         "Audit does that, and also looks whether everything that the image's filesystems need is in it.\n\n"
         "Forget removes it from the repository, and frees the space that nothing else needs. You are shown before what "
@@ -88,7 +88,7 @@ class DetailsScreen(StepScreen[Wanted]):
 
     def body(self) -> Iterable[Any]:
         """All that is known of it."""
-        with VerticalScroll(id="facts"):
+        with VerticalScroll(id="facts", can_focus=False):
             yield Static(Group(*self._facts()), id="text")
 
     def buttons(self) -> Iterable[Button]:
@@ -147,13 +147,13 @@ def _files_facts(files: StoredFiles) -> Sequence[RenderableType]:
     paths = "\n".join(f"  {path}" for path in files.paths)
     return [
         Text(f"Files of {files.machine}, {files.when}", style="bold"),
-        Text(f"\nThis snapshot holds files and folders, not disks:\n\n{paths}\n"),
+        Text(f"\nFiles and folders were saved here, not disks:\n\n{paths}\n"),
         Text("They are put back with the program restic, which made it. Its number there is " + files.id[:8] + "."),
     ]
 
 
 def _row(files: StoredFiles) -> RenderableType:
-    new = f"  new: {format_bytes(files.new_bytes)}" if files.new_bytes is not None else ""
+    new = f"  added: {format_bytes(files.new_bytes)}" if files.new_bytes is not None else ""
     lines = [
         Text(f"{files.when}  {files.machine}  Files{new}", style="bold", no_wrap=True, overflow="ellipsis"),
         Text(f"  {', '.join(files.paths)}", no_wrap=True, overflow="ellipsis"),

@@ -15,6 +15,7 @@ from recovery.surveyor import SILENT
 from recovery.units import format_bytes
 from tui.glyphs import Glyphs
 from tui.screens.base import PlainScreen, StepScreen
+from tui.verdicts import is_dying
 from tui.whereabouts import is_same
 from tui.widgets.disk_bar import describe
 from tui.widgets.disk_list import DiskList
@@ -38,6 +39,10 @@ class Sources:
         return sum(_used(report, self.without) for report in self.reports)
 
 
+#: Types of partitions that a machine is started from: EFI system partitions, and where GRUB lies for a BIOS.
+_STARTING = ("c12a7328-f81f-11d2-ba4b-00a0c93ec93b", "21686148-6449-6e6f-744e-656564454649", "0xef")
+
+
 class DisksScreen(StepScreen[Sources]):
     """Marks on disks."""
 
@@ -57,7 +62,7 @@ class DisksScreen(StepScreen[Sources]):
     """
 
     def __init__(self, before: Sources | None = None, *, unmarked: bool = False) -> None:
-        """``before``: what was chosen; ``unmarked``: no disk is marked to begin with."""
+        """``before``: what was chosen; ``unmarked``: only disks that are dying are marked to begin with."""
         super().__init__()
         self._before, self._unmarked = before, unmarked
         self._without = before.without if before is not None else frozenset()
@@ -93,15 +98,16 @@ class DisksScreen(StepScreen[Sources]):
         self._tell()
 
     def _marks(self, reports: tuple[DiskReport, ...]) -> tuple[str, ...]:
-        """What was marked before; else what is built into the machine."""
+        """What was marked before; else what is built into the machine, and holds anything that is recognised."""
         if self._before is not None:
             before = {disk.path: disk for disk in self._before.disks}
             now = [report.disk for report in reports if report.disk.path in before]
             return tuple(disk.path for disk in now if is_same(disk, before[disk.path]))
         if self._unmarked:
-            return ()
-        built_in = [report.disk for report in reports if not report.disk.removable and report.disk.transport != "usb"]
-        return tuple(disk.path for disk in built_in)
+            dying = [report for report in reports if is_dying(report) and why_not(report) is None]
+            return tuple(report.disk.path for report in dying)
+        built_in = [report for report in reports if not report.disk.removable and report.disk.transport != "usb"]
+        return tuple(report.disk.path for report in built_in if report.table is not None or report.content is not None)
 
     def on_disk_list_marked(self, event: DiskList.Marked) -> None:
         """Partitions are those of one disk."""
@@ -200,6 +206,12 @@ class PartitionsScreen(PlainScreen[frozenset[int] | None]):
         self._left_out ^= {number}
         part = next(part for part in self._parts if part.entry.number == number)
         event.option_list.replace_option_prompt(str(number), self._line(part, self.recovery.terminal.glyphs))
+        needed = [
+            str(part.entry.number) for part in self._parts if part.entry.number in self._left_out and _starts(part)
+        ]
+        which = f"partition {needed[0]}" if len(needed) == 1 else f"partitions {', '.join(needed)}"
+        words = f"A machine is started from {which}: without it, the restored machine does not start." if needed else ""
+        self.query_one("#status", Static).update(words)
 
     def on_key(self, event: Any) -> None:
         """Space is as good as Enter."""
@@ -225,6 +237,10 @@ def why_not(report: DiskReport) -> str | None:
     if disk.in_use:
         return f"it is in use: {shown('; '.join(disk.in_use))}."
     return None
+
+
+def _starts(part: PartitionReport) -> bool:
+    return part.entry.type in _STARTING
 
 
 def parts_of(report: DiskReport) -> list[PartitionReport]:

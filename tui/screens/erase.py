@@ -87,9 +87,10 @@ class EraseScreen(PlainScreen[bool]):
     EraseScreen #problem { height: auto; }
     """
 
-    def __init__(self, plan: FormatPlan) -> None:
+    def __init__(self, plan: FormatPlan, images: str = "") -> None:
+        """``images``: what is known of images on it, in a sentence."""
         super().__init__()
-        self._plan = plan
+        self._plan, self._images = plan, images
 
     @property
     def _short_name(self) -> str:
@@ -108,6 +109,7 @@ class EraseScreen(PlainScreen[bool]):
             Text("This disk will be erased. All that it holds now will be lost:\n", style="bold"),
             card(self._plan.report, self.recovery.terminal.glyphs),
         ]
+        lines += [Text(f"{self._images}\n", style="bold yellow")] if self._images else []
         lines += [
             Text(f"It breaks more than this disk: {shown(broken)}\n", style="yellow") for broken in self._plan.breaks
         ]

@@ -69,8 +69,8 @@ class ForgetReview(ReviewScreen):
     def confirmation(self) -> str | None:
         """The word, if it is the one."""
         typed = self.query_one("#typed", Input).value.strip()
-        if typed == WORD:
-            return typed
+        if typed.lower() == WORD:
+            return WORD
         self.say(f"Nothing was removed. Type {WORD} to remove it.")
         self.query_one("#typed").focus()
         return None

@@ -106,7 +106,7 @@ class HomeScreen(PlainScreen[None]):
         check = await self.recovery.ask(medium_check) if machine.live and not machine.recorded else None
         if check is None:
             return
-        words = "The stick or disc that this system was started from was checked, and is sound."
+        words = "The stick or disc that this system was started from was checked, and is in order."
         if not check.passed:
             names = shown(", ".join(check.damaged))
             words = f"The stick or disc that this system was started from is DAMAGED ({names}). Make a new one."

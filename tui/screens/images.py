@@ -28,7 +28,7 @@ IMAGE_WORDS = (
     "A system image is a copy of one or several whole disks of a machine, as they were at one time. The repository is "
     "the folder that holds the images. The list has the newest image first, with the name of the machine, its disks "
     "and their sizes.\n\n"
-    "New: what this image added to the repository. Images share what is equal, so each of them is whole although "
+    "Added: what this image added to the repository. Images share what is equal, so each of them is whole although "
     "little was added for it.\n\n"
     "Incomplete: something could not be read from the disk when the image was made. What could be read is in it."
 )
@@ -117,7 +117,7 @@ class ImagesScreen(StepScreen[StoredImage]):
 
 def _row(image: StoredImage) -> RenderableType:
     hardware = f"  ({image.hardware})" if image.hardware else ""
-    new = f"  new: {format_bytes(image.new_bytes)}" if image.new_bytes is not None else ""
+    new = f"  added: {format_bytes(image.new_bytes)}" if image.new_bytes is not None else ""
     lines: list[RenderableType] = [
         Text(f"{image.when}  {image.machine}{hardware}{new}", style="bold", no_wrap=True, overflow="ellipsis")
     ]
@@ -142,7 +142,7 @@ def _remarks(listing: Listing, *, found: bool) -> Sequence[str]:
     elif not found:
         said.append("No image contains what was typed.")
     if listing.files:
-        words = "1 snapshot holds" if listing.files == 1 else f"{listing.files} snapshots hold"
+        words = "1 entry holds" if listing.files == 1 else f"{listing.files} entries hold"
         said.append(f"{words} files and not disks, and cannot be restored here.")
     said += [f"Cannot be read: {shown(problem)}" for problem in listing.problems]
     return said

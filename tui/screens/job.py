@@ -16,7 +16,7 @@ from recovery.jobs.watching import Watcher, attach
 from recovery.work_map import Cell
 from tui import job_words
 from tui.job_view import JobView, outcome_of
-from tui.modals import Note, Question
+from tui.modals import Help, Note, Question
 from tui.screens.base import LEAVE, StepScreen
 from tui.widgets.disk_map import DiskMap, legend
 from tui.widgets.rate import Rate
@@ -267,10 +267,15 @@ class ResultScreen(StepScreen[str | None]):
     HELP = (
         "This is how the work ended, and what there is to do next.\n\n"
         "Done: everything that was to be done was done, and checked. Incomplete: it ended, but some of the data is "
-        "missing, and it says which. A system image is the copy of whole disks in a repository.\n\n"
-        "Verify reads the stored image and checks every byte of it. Audit also looks, file by file, whether all that "
-        "its filesystems need is in it."
+        "missing, and what is said here tells which. A system image is the copy of whole disks in a repository."
     )
+    OFFERS = (
+        "\n\nVerify reads the stored image and checks every byte of it. Audit also looks, file by file, whether all "
+        "that its filesystems need is in it."
+    )
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("pagedown", "scroll_text('page_down')", "More", key_display="PgDn")
+    ]
     DEFAULT_CSS = """
     ResultScreen #result { height: 1fr; }
     ResultScreen #result-headline { height: auto; text-style: bold; margin: 0 0 1 0; }
@@ -290,7 +295,7 @@ class ResultScreen(StepScreen[str | None]):
         mark = {"done": "", "incomplete": "warning"}.get(outcome_of(view), "error")
         yield Static(job_words.title(view), classes="text", markup=False)
         yield Static(job_words.headline(view), id="result-headline", classes=mark, markup=False)
-        with VerticalScroll(id="result"):
+        with VerticalScroll(id="result", can_focus=False):
             for paragraph in job_words.details(view):
                 yield Static(paragraph, classes="text", markup=False)
             yield Static(
@@ -309,6 +314,10 @@ class ResultScreen(StepScreen[str | None]):
     def on_mount(self) -> None:
         """On is nearest."""
         self.query_one("#close").focus()
+
+    def action_help(self) -> None:
+        """What it is, and what the offers are."""
+        self.app.push_screen(Help(self.TITLE, self.HELP + (self.OFFERS if self._offers else "")))
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Esc closes it."""

@@ -55,7 +55,7 @@ ENTRIES = (
     Entry("capture", "Capture this machine: save whole disks as a system image", _capture),
     Entry("restore", "Restore a machine: put a system image back onto a disk", _restore),
     Entry("rescue", "Save files from a broken disk", _rescue),
-    Entry("look", "Look into a repository, where images are kept: what was saved, is it sound", _look),
+    Entry("look", "Look at what was saved before: what is in it, is it in order", _look),
     Entry("clone", "Copy a disk directly onto another disk", _clone),
     Entry("tools", "Tools: disk health, keyboard, network, clock, shell, switch off", _tools),
 )

@@ -20,6 +20,7 @@ from recovery.units import format_bytes
 from tui.estimates import ROUGHLY, duration, write_seconds
 from tui.screens.base import StepScreen
 from tui.screens.review import ReviewScreen
+from tui.verdicts import keeps_images
 from tui.widgets.disk_bar import DiskBar, Segment
 from tui.widgets.disk_list import headline
 from tui.widgets.tick import Tick
@@ -102,7 +103,8 @@ class OverwriteReview(ReviewScreen):
         takes = duration(write_seconds(overwrite.target.disk, written_bytes, overwrite.source_disk))
         breaks = [f"This breaks more than the disk: {sentence}" for sentence in plan.get("breaks", ())]
         changed = _changed_content(plan, overwrite.target)
-        warnings = [*breaks, *([changed] if changed else []), *overwrite.remarks]
+        images = keeps_images(overwrite.target)
+        warnings = [*breaks, *([changed] if changed else []), *([images] if images else []), *overwrite.remarks]
         return [
             Text(headline(overwrite.target), style="bold"),
             Text(lost, style="bold"),  # before what explains it: a small screen may not show all that stands below

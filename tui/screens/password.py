@@ -181,6 +181,12 @@ class NewPasswordScreen(StepScreen[OpenRepository]):
         event.stop()
         self.pressed("make")
 
+    def on_password_field_changed(self, event: PasswordField.Changed) -> None:
+        """What was said of the lines before is over."""
+        event.stop()
+        if not self._busy:
+            self._say("")
+
     def pressed(self, name: str) -> None:
         """Make it, if the password was typed twice alike."""
         if self._busy:

@@ -26,6 +26,7 @@ from tui.screens.base import StepScreen
 from tui.screens.erase import EraseScreen, WhichDiskScreen
 from tui.screens.folder import FolderScreen
 from tui.screens.place_entries import NEW_FOLDER, WRITING, Entry, Place, Purpose, Seen, disk_of, entries, fresh_folder
+from tui.verdicts import keeps_images
 from tui.whereabouts import paths_of
 
 if TYPE_CHECKING:
@@ -42,8 +43,11 @@ _NOT_CLOSED = (
     "stored there, what was left unfinished is put in order, and that writes to it.\n\n"
     "If it is a disk that is to be rescued, do not. If it is the disk that you keep images on, it is all right."
 )
-
-
+#: What stands above the list.
+_ABOUT: dict[Purpose, str] = {
+    "store": "An image is kept in a folder on another disk, which is called a repository.",
+    "read": "Images lie in a folder that is called a repository, mostly on a USB disk.",
+}
 _UNFINISHED = "{} is being erased, and would be left neither empty nor usable."
 
 
@@ -98,6 +102,8 @@ class PlaceScreen(StepScreen[Place]):
 
     def body(self) -> Iterable[Any]:
         """The list, and what is being done."""
+        if self._purpose in _ABOUT:
+            yield Static(_ABOUT[self._purpose], id="about", markup=False)
         yield OptionList(id="places", markup=False)
         yield Static("Looking for places ...", id="status", classes="warning", markup=False)
 
@@ -150,6 +156,15 @@ class PlaceScreen(StepScreen[Place]):
             return
         self._show()
         self._say(said or ("" if self.recovery.reports is not None else "Looking at the disks ..."))
+        self._remember()  # last: it may begin this anew
+
+    def _remember(self) -> None:
+        """On which disks there are images: whoever is to overwrite one later is told."""
+        for made, folders in self._mounted:
+            disk = disk_of(made.device, self.recovery.reports or ())
+            filled = [shown(str(folder.folder)) for folder in folders if folder.snapshots]
+            if disk is not None and filled:
+                self.recovery.remember_images(disk, filled)
 
     def _show(self) -> None:
         """The list anew; the pointer stays with its line, else goes to what was chosen before.
@@ -275,7 +290,7 @@ class PlaceScreen(StepScreen[Place]):
         plan = await self._working(f"Looking at {report.disk.name} ...", partial(machine.plan_format, report.disk))
         if plan.disk.path in self._paths_kept_off():
             raise Refused(f"{plan.disk.path} is to be saved itself", "Choose another disk for the image.")
-        if not await self.recovery.push_screen_wait(EraseScreen(plan)):
+        if not await self.recovery.push_screen_wait(EraseScreen(plan, keeps_images(report))):
             return
         # Not left from now on; what does it takes that back.
         self.recovery.unfinished = _UNFINISHED.format(shown(plan.short_name))

@@ -27,7 +27,6 @@ FILES_FOLDER = "saved-files"
 #: A place with less room is called full.
 _LEAST_BYTES = 64 * MIB
 
-
 _SAVED = "It is on a disk that is to be saved itself."
 _INVITATIONS: dict[Purpose, str] = {
     "store": "choose it to keep the image there",
@@ -104,7 +103,7 @@ def entries(
     found = [_judged(_trusted(entry, purpose, seen.reports), needed_bytes, purpose) for entry in found]
     if purpose in WRITING:
         detail = "For a new or an empty disk. What is on it now is shown first; nothing is erased before you agree."
-        what = "make a new repository on it" if purpose == "store" else "put the copies on it"
+        what = "keep the image on it" if purpose == "store" else "put the copies on it"
         found.append(Entry("erase", f"Erase a disk, and {what} ...", detail, action="erase"))
     found.append(Entry("folder", "Another folder ...", "Type the name of a folder on this machine.", action="folder"))
     return [entry for entry in found if not entry.problem] + [entry for entry in found if entry.problem]
@@ -161,7 +160,7 @@ def _mounted(
 
 def _repository(folder: Folder, where: str, made: Destination) -> Entry:
     newest = f", the newest of {folder.newest:%Y-%m-%d %H:%M}" if folder.newest is not None else ""
-    many = "one snapshot" if folder.snapshots == 1 else f"{folder.snapshots} snapshots"
+    many = "one saved state" if folder.snapshots == 1 else f"{folder.snapshots} saved states"
     images = f"{many}{newest}" if folder.snapshots else "nothing in it yet"
     room = "" if made.read_only else f"{format_bytes(made.free_bytes)} free; "
     place = Place(folder.folder, True, made.device, made.free_bytes)
@@ -212,11 +211,13 @@ def _filesystem(made: Destination) -> str:
 
 
 def _trusted(entry: Entry, purpose: Purpose, reports: Sequence[DiskReport]) -> Entry:
-    """With a warning where what is to be kept would be on a disk that is dying."""
+    """With a warning where it is on a disk that is dying."""
     device = str(entry.device) if entry.device is not None else entry.place.device if entry.place is not None else ""
     dying = [report.disk for report in reports if is_dying(report)]
-    if purpose not in WRITING or disk_of(device, reports) not in dying:
+    if purpose == "read" or disk_of(device, reports) not in dying:
         return entry
+    if purpose not in WRITING:
+        return replace(entry, detail=f"{DYING}: save what matters most first. {entry.detail}")
     return replace(entry, detail=f"{DYING}: do not keep anything on it. {entry.detail}")
 
 

@@ -45,7 +45,7 @@ class RemoteScreen(PlainScreen[None]):
 
     def body(self) -> Iterable[Any]:
         """What holds now."""
-        with VerticalScroll(id="state"):
+        with VerticalScroll(id="state", can_focus=False):
             yield Static("", id="text", markup=False)
 
     def buttons(self) -> Iterable[Button]:

@@ -16,8 +16,8 @@ class OpenScreen(PlaceScreen):
         "A filesystem is what folders and files lie in; it fills a partition, which is a part of a disk. Choose the "
         "one that the files are on. It is opened for reading only: nothing on its disk is changed, not even put in "
         "order.\n\n"
-        "A filesystem that is too damaged cannot be opened. Then choose: an image of the whole disk. From the image "
-        "files can be saved later, without the disk."
+        "A filesystem that is too damaged cannot be opened. Then choose: an image of the whole disk. It can be "
+        "put onto a healthy disk, and repaired there."
     )
 
     def __init__(self, *, chosen: Place | None = None) -> None:

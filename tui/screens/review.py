@@ -13,15 +13,14 @@ from typing import Any, ClassVar
 
 from rich.console import Group, RenderableType
 from rich.text import Text
-from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Vertical, VerticalScroll
 from textual.widgets import Button, Static
 
 from recovery.errors import RecoveryError
 from recovery.inventory import shown
 from recovery.jobs.watching import Watcher
 from tui.job_view import Failure, JobView
-from tui.job_words import plain_hint
+from tui.job_words import battery_words, plain_hint
 from tui.screens.base import BACK, StepScreen
 
 _POLL_SECONDS = 0.2
@@ -44,13 +43,10 @@ class ReviewScreen(StepScreen[JobView]):
         "A job is the work itself: it runs on its own and goes on even when this program ends. It has looked at the "
         "disks and waits for your answer. Going back ends it, and nothing has changed."
     )
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("pagedown", "scroll('down')", "Scroll", show=False),
-        Binding("pageup", "scroll('up')", "Scroll", show=False),
-    ]
     DEFAULT_CSS = """
     ReviewScreen #plan { height: 1fr; }
     ReviewScreen #plan-text { height: auto; }
+    ReviewScreen #agreeing { height: auto; }
     ReviewScreen #said { height: auto; display: none; }
     """
 
@@ -95,10 +91,11 @@ class ReviewScreen(StepScreen[JobView]):
 
     def body(self) -> Iterable[Any]:
         """The plan, and below it how it is agreed to."""
-        with VerticalScroll(id="plan"):
+        with VerticalScroll(id="plan", can_focus=False):
             yield Static(self.WAITING, id="plan-text", markup=False)
         yield from self.options()
-        yield from self.consent()
+        with Vertical(id="agreeing"):
+            yield from self.consent()
         yield Static("", id="said", classes="warning", markup=False)
 
     def buttons(self) -> Iterable[Button]:
@@ -144,20 +141,13 @@ class ReviewScreen(StepScreen[JobView]):
             self.say("Going back. What was begun is being stopped; nothing was written.")
             self._changed.set()
 
-    def action_scroll(self, where: str) -> None:
-        """The plan by a page."""
-        plan = self.query_one("#plan", VerticalScroll)
-        if where == "down":
-            plan.scroll_page_down(animate=False)
-        else:
-            plan.scroll_page_up(animate=False)
-
     # -- the job
 
     async def _supervise(self) -> None:
         """One job after the other, as often as the choices change; until the person goes back."""
         while not self._leaving:
             self._changed.clear()
+            self._can_agree(True)
             self._show(Text(self.WAITING))
             try:
                 self._view = JobView(await self.recovery.ask(self._spawn))
@@ -195,7 +185,8 @@ class ReviewScreen(StepScreen[JobView]):
                     self._fail([Failure(objection)])
                     return
                 self._asked = True
-                self._show(Group(*self.draw(view.plan), *_remarks(view)))
+                battery = await self.recovery.ask(self.recovery.machine.battery)
+                self._show(Group(*self.draw(view.plan), *_remarks(view, battery)))
                 self.query_one("#start", Button).disabled = False
             if not self._asked and time.monotonic() - began > _LONG_SECONDS:
                 began = float("inf")
@@ -219,15 +210,24 @@ class ReviewScreen(StepScreen[JobView]):
 
     def _fail(self, errors: Sequence[Failure]) -> None:
         self._show(_trouble(errors))
+        self._can_agree(False)
         self.failed(tuple(error.code for error in errors))
+
+    def _can_agree(self, can: bool) -> None:
+        """What is there to agree with, unless there is nothing to agree to."""
+        for name in ("#agreeing", "#start"):
+            self.query_one(name).display = can
+        if not can:
+            self.query_one("#back").focus()
 
     def _show(self, renderable: RenderableType) -> None:
         self.query_one("#plan-text", Static).update(renderable)
 
 
-def _remarks(view: JobView) -> list[RenderableType]:
+def _remarks(view: JobView, battery: str | None) -> list[RenderableType]:
     """What is worth knowing before one agrees."""
-    findings = [*(view.plan or {}).get("findings", ()), *view.warnings]
+    findings = [*([battery_words(battery)] if battery is not None else [])]
+    findings += [*(view.plan or {}).get("findings", ()), *view.warnings]
     sentences = [shown(str(finding)) for finding in dict.fromkeys(findings)]
     return [Text(f"Note: {sentence[:1].upper()}{sentence[1:]}", style="yellow") for sentence in sentences]
 

@@ -14,6 +14,7 @@ from recovery.errors import RecoveryError
 from recovery.inventory import DiskReport
 from recovery.surveyor import SILENT
 from tui.screens.base import StepScreen
+from tui.verdicts import is_dying
 from tui.widgets.disk_list import DiskList
 
 #: What is asked of disks is shown after so long although some have not answered, and then not waited for any longer.
@@ -119,6 +120,7 @@ class JudgedDisksScreen(StepScreen[DiskReport]):
 
     def _show(self, reports: Sequence[DiskReport]) -> None:
         usable = [report for report in reports if self._why_not(report) is None]
+        usable.sort(key=is_dying)  # the pointer is at the first
         others = [report for report in reports if self._why_not(report) is not None]
         seen = ((*usable, *others), dict(self._problems))
         if seen != self._seen:
@@ -170,7 +172,9 @@ class TargetScreen(JudgedDisksScreen):
         return self._misfit(report)
 
     def note(self, report: DiskReport) -> str:
-        """How it fits."""
+        """How it fits; and that another should be chosen, if it is so."""
+        if is_dying(report):
+            return f"Choose another if you can: what is written to a failing disk may be lost. {self._fit(report)}"
         return self._fit(report)
 
 

@@ -11,6 +11,7 @@ from textual.screen import Screen
 from textual.widgets import OptionList, Static
 from textual.widgets.option_list import Option
 
+from tui.job_words import battery_words
 from tui.modals import Note, Question
 from tui.screens.base import PlainScreen
 from tui.screens.clock import ClockScreen
@@ -85,9 +86,7 @@ class ToolsScreen(PlainScreen[None]):
     async def _look_at_battery(self) -> None:
         level = await self.recovery.ask(self.recovery.machine.battery)
         if level is not None:
-            filled = f" ({level} full)" if level else ""
-            text = f"This machine runs on its battery{filled}. Connect it to power before it is empty."
-            self.query_one("#battery", Static).update(text)
+            self.query_one("#battery", Static).update(battery_words(level))
 
     def on_option_list_option_selected(self, event: OptionList.OptionSelected) -> None:
         """Show the tool, or do what was asked for."""

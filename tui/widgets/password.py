@@ -29,6 +29,9 @@ class PasswordField(Vertical):
     class Submitted(Message):
         """The password was typed."""
 
+    class Changed(Message):
+        """Something was typed; what, stays here."""
+
     def __init__(self, labels: Sequence[str] = ("Password:",), *, first: str = "", id: str | None = None) -> None:
         """``first``: what the lines hold to begin with, from before."""
         super().__init__(id=id)
@@ -61,8 +64,9 @@ class PasswordField(Vertical):
             line.password = not event.tick.on
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Nobody else needs to be told what is typed."""
+        """Nobody else needs to be told what is typed, only that."""
         event.stop()
+        self.post_message(self.Changed())
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """To the next line, or done."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from recovery.extent import Extents
 from recovery.filesystems.walk.view import Area, Unreadable, View
 
+#: A short name in small letters, as Windows NT and all since keep it.
+_LOWER_STEM, _LOWER_SUFFIX = 0x08, 0x10
 _FOLDER, _VOLUME, _LONG_NAME = 0x10, 0x08, 0x0F
 _MAX_FOLDER = 2 << 20  # bytes; the specification's own limit
 
@@ -96,6 +98,8 @@ def _entries(content: bytes) -> Iterator[tuple[str, int, int]]:
             long_name = part.split("\0")[0] + long_name
         else:
             stem, suffix = entry[:8].decode("cp437").rstrip(), entry[8:11].decode("cp437").rstrip()
+            stem = stem.lower() if entry[12] & _LOWER_STEM else stem
+            suffix = suffix.lower() if entry[12] & _LOWER_SUFFIX else suffix
             (high, low) = struct.unpack_from("<H", entry, 20) + struct.unpack_from("<H", entry, 26)
             short = f"{stem}.{suffix}" if suffix else stem
             if not attributes & _VOLUME and stem not in (".", ".."):

@@ -132,7 +132,7 @@ def _walk(spec: _Spec, folder: str) -> _Answer:
     pending = [folder]
     while pending:
         path = pending.pop()
-        _look(path, path[len(folder) :] or "/", used, spec.chunks, answer)
+        _look(path, f"the folder {path[len(folder) :] or '/'}", used, spec.chunks, answer)
         try:
             with os.scandir(path) as entries:
                 for entry in entries:

@@ -8,13 +8,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from recovery.extent import Extent, Extents
 from recovery.filesystems.walk.view import Area, Unreadable, View
 
 _MFT, _MIRROR, _ROOT, _BITMAP = 0, 1, 5, 6
 _LIST, _NAME, _DATA, _END = 0x20, 0x30, 0x80, 0xFFFFFFFF
-_IN_USE = 0x1
+_IN_USE, _FOLDER = 0x1, 0x2
+#: Folders in folders, before it is a circle.
+_DEEPEST = 500
 _RECORDS_A_READ = 1024
 _ATTRIBUTES = {
     0x20: "its list of attributes", 0x50: "its security descriptor", 0x80: "", 0x90: "its index", 0xA0: "its index",
@@ -82,7 +85,33 @@ def files(view: View) -> Iterator[Area]:
             if attribute.runs and not (number == 8 and attribute.name == "$Bad"):
                 part = _ATTRIBUTES.get(attribute.kind, "an attribute of it")
                 stream = f":{attribute.name}" if attribute.name and attribute.kind == _DATA else ""
-                yield Area(f"{name}{stream}{', ' + part if part else ''}", Extents(attribute.runs))
+                rest = f"{stream}{', ' + part if part else ''}"
+                whose = partial(_whose, view, volume, base & 0xFFFFFFFFFFFF or number, rest)
+                yield Area(f"{name}{rest}", Extents(attribute.runs), whose if number not in _SYSTEM else None)
+
+
+def _whose(view: View, volume: _Volume, number: int, rest: str) -> str:
+    """The path of that record's file, as far as the folders above it can be read."""
+    names: list[str] = []
+    folder = False
+    at = number
+    try:
+        while at != _ROOT and len(names) < _DEEPEST:
+            raw = view.read_all(_part(volume.table, at * volume.record, volume.record), volume.record, _SYSTEM[_MFT])
+            record = _mended(raw, at, volume.record)
+            folder = folder or (at == number and bool(struct.unpack_from("<H", record, 22)[0] & _FOLDER))
+            attributes = list(_attributes(record, volume.cluster))
+            names.append(_file_name(attributes) or f"file record {at}")
+            at = next((_parent(a.value) for a in attributes if a.kind == _NAME and len(a.value) >= 8), _ROOT)
+    except (Unreadable, struct.error):
+        names.append(f"(a folder that cannot be read, record {at})")
+    path = "/" + "/".join(reversed(names))
+    return f"{'the folder ' if folder else ''}{path}{rest}"
+
+
+def _parent(value: bytes) -> int:
+    (reference,) = struct.unpack_from("<Q", value, 0)
+    return int(reference & 0xFFFFFFFFFFFF)
 
 
 def _open(view: View) -> _Volume:

@@ -20,10 +20,14 @@ class NotAudited(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Area:
-    """Bytes of a partition that its filesystem needs: whose they are, in plain words, and where they lie."""
+    """Bytes of a partition that its filesystem needs: whose they are, in plain words, and where they lie.
+
+    ``whose`` says it in full, where finding that out takes its time.
+    """
 
     what: str
     extents: Extents
+    whose: Callable[[], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,4 +100,6 @@ class View:
     def missing_of(self, area: Area) -> Missing | None:
         """What of an area was not captured; what a damaged filesystem names beyond the partition never could be."""
         unused = not_in(self.written, not_in(self.used, area.extents.clip(Extent(0, self.size_bytes))))
-        return Missing(area.what, unused) if unused else None
+        if not unused:
+            return None
+        return Missing(area.what if area.whose is None else area.whose(), unused)
