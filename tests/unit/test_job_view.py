@@ -277,7 +277,7 @@ def test_a_job_that_says_nothing_is_named(job: Recorded, clock: Clock) -> None:
     view.poll()
     clock.now += 25
     view.poll()
-    assert "The job has said nothing for 25 seconds" in job_words.stall(view)
+    assert "Nothing was heard of it for 25 seconds" in job_words.stall(view)
     job.say("text", text="here")
     view.poll()
     assert job_words.stall(view) == ""
@@ -295,14 +295,14 @@ def at(view: JobView, kind: str, phase: str, stalled: float = 0.0, side: Side = 
 @pytest.mark.parametrize(
     ("kind", "phase", "side", "words"),
     [
-        ("capture", "capture", Side.SOURCE, "the source: it was asked for data"),
-        ("capture", "capture", Side.DESTINATION, "the destination: it was given data"),
+        ("capture", "capture", Side.SOURCE, "the disk that is read: it was asked for data"),
+        ("capture", "capture", Side.DESTINATION, "the disk that is stored on: it was given data"),
         ("capture", "capture", Side.PROCESSOR, "processor"),
-        ("restore", "write", Side.SOURCE, "the repository: it was asked for data"),
-        ("restore", "write", Side.DESTINATION, "the target disk: it was given data"),
-        ("verify", "verify", Side.SOURCE, "the repository: it was asked for data"),
-        ("clone", "write", Side.SOURCE, "the source: it was asked for data"),
-        ("restore", "verify", Side.DESTINATION, "the target disk: it was asked for data"),
+        ("restore", "write", Side.SOURCE, "the disk with the images: it was asked for data"),
+        ("restore", "write", Side.DESTINATION, "the disk that is overwritten: it was given data"),
+        ("verify", "verify", Side.SOURCE, "the disk with the images: it was asked for data"),
+        ("clone", "write", Side.SOURCE, "the disk that is read: it was asked for data"),
+        ("restore", "verify", Side.DESTINATION, "the disk that is overwritten: it was asked for data"),
     ],
 )
 def test_a_stall_names_the_side_that_is_waited_for(
