@@ -22,6 +22,7 @@ _KINDS = {
     "clone": "Copy of {}",
     "verify": "Check of the system image {}",
     "copy": "Copy of {}",
+    "salvage": "Saving of {}",
     "forget": "Forgetting of {}",
 }
 #: A command to be typed, or an option of one.
@@ -42,6 +43,9 @@ _PHASES = {
     "compare": "Comparing the disk with what it is to become",
     "list": "Looking how many files there are",
     "copy": "Copying files",
+    "look": "Looking what is on the disk",
+    "scan": "Searching the disk for filesystems",
+    "salvage": "Saving files",
     "discard": "Clearing what will not be used of the disk",
     "write": "Writing the disk",
     "sync": "Waiting until the disk has taken everything in",
@@ -165,7 +169,7 @@ def if_cancelled(view: JobView) -> str:
         )
     if view.kind == "verify":
         return "A check changes nothing. What was not checked yet stays unchecked."
-    if view.kind == "copy":
+    if view.kind in ("copy", "salvage"):
         return "The files that were copied until then stay where they are. The disk that is read is not changed."
     if view.kind == "forget":
         return (
@@ -191,6 +195,7 @@ def headline(view: JobView) -> str:
         "clone": ("The copy was made.", "The copy was made, but not everything is well."),
         "verify": ("The system image is in order.", "The check ended, but not everything is well."),
         "copy": ("All of the files were copied.", "Files were copied, but not all of them, or not all of them whole."),
+        "salvage": ("All files that were found are whole.", "Files were saved. Not all is whole: read below."),
         "forget": ("It was forgotten.", "It was forgotten, but not everything is well."),
     }
     done, incomplete = names.get(view.kind, ("Done.", "Done, but not everything is well."))
@@ -275,7 +280,7 @@ def _left_by_death(view: JobView) -> str:
             "The disk may be partly written: it may hold neither its old nor its new content. Do not use it before "
             "it is written again."
         )
-    if kind == "copy":
+    if kind in ("copy", "salvage"):
         return (
             "The files that were copied until then are there; the last one may be incomplete. The disk that was read "
             "is not changed."
@@ -337,6 +342,8 @@ def _summary(kind: str, summary: dict[str, Any]) -> Iterator[str]:
             yield "\n".join(_sentence(str(text)) for text in problems[:5])
     elif kind == "forget":
         yield f"{size('freed_bytes')} came free. The repository holds {size('remaining_bytes')} now."
+    elif kind == "salvage":
+        yield from _salvaged(summary)
     elif kind == "copy":
         target = shown(str(summary.get("target")))
         if not summary.get("files"):
@@ -355,6 +362,25 @@ def _summary(kind: str, summary: dict[str, Any]) -> Iterator[str]:
             if audit.get("passed")
             else "The image lacks what its filesystems need, says the audit. Keep the source until an image passes."
         )
+
+
+def _salvaged(summary: dict[str, Any]) -> Iterator[str]:
+    """What was saved of each part of the disk, and what is not whole."""
+    counts = {name: int(summary.get(name, 0)) for name in ("found", "whole", "damaged", "lost", "saved_bytes")}
+    yield (
+        f"Found: {counted(counts['found'], 'file')}. Whole: {counts['whole']}. Damaged: {counts['damaged']}. "
+        f"Lost: {counts['lost']}. {format_bytes(counts['saved_bytes'])} were saved to {summary.get('target')}."
+    )
+    for volume in summary.get("volumes", ()):
+        name = " ".join(word for word in (volume["name"], volume["kind"], volume["label"]) if word)
+        told = [*volume["findings"], *volume["notes"]] or ["Nothing is wrong with it."]
+        yield "\n".join([f"{name[:1].upper()}{name[1:]}:", *told])
+    yield from (_sentence(text) for text in (*summary.get("findings", ()), *summary.get("notes", ())))
+    troubles = summary.get("not_whole", ())
+    if troubles:
+        lines = [f"{one['state']}: {one['path']}" for one in troubles[:_NAMED_FILES]]
+        more = "salvage-report.html there names all of them, with what is wrong."
+        yield "\n".join(shown(line) for line in [*lines, more])
 
 
 def _sentence(text: str) -> str:

@@ -14,6 +14,7 @@ from recovery.jobs.watching import Watcher
 from tui.capture import CaptureJourney
 from tui.job_view import JobView
 from tui.journey import Journey, Step
+from tui.salvage import RESCUE_TITLE, FilesOfLost
 from tui.screens.base import BACK, LEAVE, StepScreen
 from tui.screens.browse import BrowseScreen
 from tui.screens.choice import Choice, ChoiceScreen
@@ -26,11 +27,11 @@ from tui.screens.rescue_places import CopyToScreen, OpenScreen
 if TYPE_CHECKING:
     from tui.app import RecoveryApp
 
-_TITLE = "Save files from a broken disk"
+_TITLE = RESCUE_TITLE
 
 
 class WayScreen(ChoiceScreen):
-    """Gives "image" or "files"."""
+    """Gives "image", "files" or "lost"."""
 
     TITLE = "What can be saved"
     HELP = (
@@ -39,12 +40,13 @@ class WayScreen(ChoiceScreen):
         "An image is a copy of the whole disk, in a repository (a folder on another disk). What cannot be read "
         "is zeros in it and marked so, and the files that it belongs to are named at the end. Later the image can be "
         "put onto a new disk, which is then looked into in peace.\n\n"
-        "Files can be copied directly where the filesystem (what folders and files lie in) can still be opened. The "
-        "disk is only read in both cases: nothing on it is changed."
+        "Files can be copied directly where the filesystem (what folders and files lie in) can still be opened. Where "
+        "it cannot, this program reads it itself, and tells of each file whether it is whole. The "
+        "disk is only read in all cases: nothing on it is changed."
     )
 
     def choices(self) -> Sequence[Choice]:
-        """The two ways that there are."""
+        """The three ways that there are."""
         return (
             Choice(
                 "image",
@@ -60,6 +62,14 @@ class WayScreen(ChoiceScreen):
                 (
                     Text("It is opened for reading only; you choose folders, and they are copied to another disk."),
                     Text("Quicker when only a few files matter."),
+                ),
+            ),
+            Choice(
+                "lost",
+                "Files of a filesystem that does not open any more",
+                (
+                    Text("The disk is searched for them: also when its partitions are gone, or it was overwritten in"),
+                    Text("part. Which files are whole, damaged or lost is told."),
                 ),
             ),
         )
@@ -80,10 +90,18 @@ class RescueJourney(Journey):
             if answer is BACK or answer is LEAVE:
                 return
             way = str(answer)
-            journey = ImageOfBroken(self.app, unmarked=True) if way == "image" else FilesOfBroken(self.app)
+            journey = self._journey(way)
             await journey.run()
             if journey.view is not None:
                 return
+
+    def _journey(self, way: str) -> ImageOfBroken | FilesOfBroken | FilesOfLost:
+        match way:
+            case "image":
+                return ImageOfBroken(self.app, unmarked=True)
+            case "files":
+                return FilesOfBroken(self.app)
+        return FilesOfLost(self.app)
 
 
 class ImageOfBroken(CaptureJourney):

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 import recovery
-from recovery.cli import disks, failures, images, jobs, repository, tui
+from recovery.cli import disks, failures, files, images, jobs, repository, tui
 from recovery.cli.options import Common
 from recovery.cli.output import Output
 from recovery.errors import ExitCode, UsageError
@@ -51,6 +51,7 @@ def common(
 disks.register(app)
 repository.register(app)
 images.register(app)
+files.register(app)
 jobs.register(app)
 tui.register(app)
 

@@ -35,6 +35,7 @@ from recovery.cli.requests import (
     ForgetRequest,
     Request,
     RestoreRequest,
+    SalvageRequest,
     VerifyRequest,
 )
 from recovery.cli.salvage import copy_out
@@ -67,6 +68,10 @@ def operation_of(
         return partial(clone_disk, request)
     if isinstance(request, CopyRequest):
         return partial(copy_out, request)
+    if isinstance(request, SalvageRequest):
+        from recovery.cli.salvaging import salvage_files
+
+        return partial(salvage_files, request)
     assert repository is not None
     match request:
         case CaptureRequest():

@@ -69,6 +69,12 @@ class Output:
         if not self.json:
             self._out.print(shown(text), markup=False)
 
+    def lines(self, lines: list[str]) -> None:
+        """Many plain lines for people at once, which are then forgotten; nothing with ``--json``."""
+        if not self.json and lines:
+            print_raw("\n".join(line if line.isprintable() else shown(line) for line in lines).encode())
+        lines.clear()
+
     def show(self, renderable: RenderableType) -> None:
         """A table for people, as wide as the terminal; nothing with ``--json``."""
         if not self.json:

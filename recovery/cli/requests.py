@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import get_args
 
 from recovery.devices.disk import DiskIdentity
 from recovery.image.layout import CHUNK_BYTES
 from recovery.inventory import shown
 from recovery.repository.format import ID_BYTES
+from recovery.salvage.choose import FileKind
 
 
 class Kind(StrEnum):
@@ -20,6 +22,7 @@ class Kind(StrEnum):
     CLONE = "clone"
     VERIFY = "verify"
     COPY = "copy"
+    SALVAGE = "salvage"
     FORGET = "forget"
 
 
@@ -151,6 +154,29 @@ class CopyRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class SalvageRequest:
+    """Save what can be had of the filesystems on ``source`` in the new folder ``target``; None: only list it.
+
+    ``patterns``, ``kinds``: only files that fit; ``partitions``: only of these, None: of all.  ``search``: found by a
+    scan of the disk, whatever its table says.
+    """
+
+    source: Path
+    target: Path | None
+    patterns: tuple[str, ...] = ()
+    kinds: frozenset[FileKind] = frozenset()
+    partitions: frozenset[int] | None = None
+    search: bool = False
+
+    kind = Kind.SALVAGE
+
+    @property
+    def what(self) -> str:
+        """From where to where, in words."""
+        return shown(f"files of {self.source}" + (f" to {self.target}" if self.target else ""))
+
+
+@dataclass(frozen=True, slots=True)
 class ForgetRequest:
     """Forget ``snapshots``, after asking, and free the space that only they used."""
 
@@ -164,10 +190,7 @@ class ForgetRequest:
         return shown(", ".join(map(_short, self.snapshots)))
 
 
-Request = CaptureRequest | RestoreRequest | CloneRequest | VerifyRequest | CopyRequest | ForgetRequest
+Request = CaptureRequest | RestoreRequest | CloneRequest | VerifyRequest | CopyRequest | SalvageRequest | ForgetRequest
 
 #: The request that goes with each kind of operation.
-REQUESTS: dict[Kind, type[Request]] = {
-    form.kind: form
-    for form in (CaptureRequest, RestoreRequest, CloneRequest, VerifyRequest, CopyRequest, ForgetRequest)
-}
+REQUESTS: dict[Kind, type[Request]] = {form.kind: form for form in get_args(Request)}

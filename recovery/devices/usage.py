@@ -65,6 +65,11 @@ class System:
         place = self._sys / "class" / "block" / name
         return place.resolve().parent.name if (place / "partition").exists() else name
 
+    def partition_number(self, name: str) -> int | None:
+        """Which partition of its disk it is; None for what is none."""
+        raw = _raw(self._sys / "class" / "block" / name / "partition").strip()
+        return int(raw) if raw.isdigit() else None
+
     def uses(self, name: str, *, readers: bool = False) -> tuple[str, ...]:
         """What uses a disk, its partitions or what is stacked upon them, in plain words.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from recovery.devices.usage import System
 from recovery.errors import DestinationFull, DeviceError, UsageError
 from recovery.progress import Progress, Side
+from recovery.salvage.folder import expect_room, make_folder, sync_folder
 from recovery.units import KIB, MIB, format_bytes
 
 log = logging.getLogger(__name__)
@@ -28,7 +29,6 @@ _NAMED = 1000
 _SYNC_EVERY_BYTES = 64 * MIB
 _BLOCK_DEVICES = Path("/sys/class/block")
 _MEDIUM_ERRORS = (errno.EIO, errno.ENODATA, errno.EILSEQ, errno.EREMOTEIO, errno.EUCLEAN, errno.EBADMSG)
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +125,13 @@ def copy_files(paths: Sequence[Path], root: Path, to: Path, progress: Progress) 
             else:
                 done.tell(path, "it is neither a file nor a folder, and was left out")
         except OSError as error:
-            _expect_room(error, to)
+            expect_room(error, to)
             tell(path, f"it could not be copied: {error.strerror}")
     for place, status in reversed(folders):
         _keep_facts(place, status)
     progress.phase("sync")
     with progress.waits(Side.DESTINATION):
-        _sync(to)
+        sync_folder(to)
     return done
 
 
@@ -170,10 +170,8 @@ def _inside(folder: Path, tell: Callable[[Path, str], None]) -> list[Path]:
 
 
 def _make_target(to: Path, size: Size) -> None:
+    make_folder(to)
     try:
-        to.mkdir(parents=True, exist_ok=True)
-        if any(to.iterdir()):
-            raise UsageError(f"{to} is not empty", "Name a new folder: nothing that is there is replaced.")
         room = os.statvfs(to)
     except OSError as error:
         raise DeviceError(f"the folder {to} cannot be made: {error.strerror}", "Name another one.") from error
@@ -284,22 +282,3 @@ def _keep_facts(place: Path, status: os.stat_result) -> None:
             keep()
         except OSError as error:
             log.debug("%s: %s", place, error.strerror)
-
-
-def _expect_room(error: OSError, to: Path) -> None:
-    if error.errno in _FULL:
-        raise DestinationFull(f"there is no room left in {to}", "What was copied until now is there.") from error
-
-
-def _sync(folder: Path) -> None:
-    """Have the filesystem of ``folder``, and no other, write out what it holds in memory."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    file = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if libc.syncfs(file):
-            reason = os.strerror(ctypes.get_errno())
-            raise DeviceError(f"what was copied to {folder} is not all stored: {reason}", "Copy it again.")
-    finally:
-        os.close(file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,8 @@ from tui.screens.job import JobScreen, ResultScreen
 from tui.screens.password import NewPasswordScreen
 from tui.screens.place import PlaceScreen
 from tui.screens.rescue_places import CopyToScreen, OpenScreen
+from tui.screens.salvage import BrokenDiskScreen, KindScreen, SalvageReview
+from tui.widgets.disk_list import DiskList
 
 pytestmark = [
     pytest.mark.asyncio,
@@ -112,6 +115,41 @@ async def test_files_are_copied_off_a_filesystem_that_is_only_read(tmp_path: Pat
         assert sorted(path.name for path in copied.iterdir()) == ["random-0", "random-1"]
         for path in copied.iterdir():
             assert path.read_bytes() == (media / "folder" / path.name).read_bytes()
+    assert sha256(disk) == before
+
+
+async def test_files_are_saved_off_a_disk_whose_table_and_superblock_are_gone(tmp_path: Path) -> None:
+    disks = tmp_path / "disks"
+    disks.mkdir()
+    disk = gpt_disk(disks / "sda.img", SIZE, PARTITION, content_mib=2)
+    files = {path.name: path.read_bytes() for path in (disks / "sda.img.files/folder").iterdir()}
+    shutil.rmtree(disks / "sda.img.files")
+    with disk.open("r+b") as file:
+        for place in (0, SIZE - 34 * 512, PARTITION_START):
+            file.seek(place)
+            file.write(bytes(34 * 512))
+    before = sha256(disk)
+    with stick(tmp_path / "stick") as place, jobs_in(tmp_path / "jobs"):
+        async with app_for(FileMachine(disks, [place])).run_test(size=(80, 24)) as pilot:
+            app = pilot.app
+            await until(pilot, says(pilot, "sda.img"))
+            await pilot.press("down", "down", "enter")
+            await until(pilot, lambda: isinstance(app.screen, WayScreen))
+            await pilot.press("down", "down", "enter")
+            await until(pilot, lambda: isinstance(app.screen, BrokenDiskScreen))
+            await until(pilot, lambda: bool(app.screen.query_one("#list", DiskList).highlighted is not None))
+            await pilot.press("enter")
+            await until(pilot, lambda: isinstance(app.screen, KindScreen))
+            await pilot.press("enter")
+            await choose(pilot, CopyToScreen, "sdx1")
+            await until(pilot, lambda: isinstance(app.screen, SalvageReview))
+            await until(pilot, says(pilot, "To be saved: All files", "is not known before"))
+            assert not (tmp_path / "stick/saved-files").exists()
+            await pilot.press("tab", "enter")
+            await until(pilot, lambda: isinstance(app.screen, ResultScreen))
+            await until(pilot, says(pilot, "All files that were found are whole", "Damaged: 0", "its copies was used"))
+    (saved,) = (tmp_path / "stick/saved-files").rglob("folder")
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == files
     assert sha256(disk) == before
 
 

@@ -100,6 +100,7 @@ def test_the_disks_of_a_folder_are_found_through_volume_group_and_array(machine:
     assert machine.system().devices_below(Path("/")) == {"dm-0", "md0", "sda1", "sda", "sdb"}
     assert machine.system().storage("dm-0") == {"dm-0", "md0", "sda1", "sdb"}
     assert machine.system().whole_disks(["sda1", "sdb"]) == {"sda1", "sda", "sdb"}
+    assert [machine.system().partition_number(name) for name in ("sda1", "sda", "sdb")] == [1, None, None]
 
 
 def test_the_medium_of_a_live_system_is_found_below_its_root(machine: Machine, tmp_path: Path) -> None:
