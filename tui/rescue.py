@@ -52,24 +52,30 @@ class WayScreen(ChoiceScreen):
                 "image",
                 "An image of the whole disk, although parts of it cannot be read",
                 (
-                    Text("Everything that the disk still gives is saved: choose this first when it makes noises, is"),
-                    Text("slow, or was reported as failing. Which files are lost is named at the end."),
+                    Text(
+                        "Everything that the disk still gives is saved: choose this first when it makes noises, is "
+                        "slow, or was reported as failing. Which files are lost is named at the end."
+                    ),
                 ),
             ),
             Choice(
                 "files",
                 "Files and folders of a filesystem that can still be opened",
                 (
-                    Text("It is opened for reading only; you choose folders, and they are copied to another disk."),
-                    Text("Quicker when only a few files matter."),
+                    Text(
+                        "It is opened for reading only; you choose folders, and they are copied to another disk. "
+                        "Quicker when only a few files matter."
+                    ),
                 ),
             ),
             Choice(
                 "lost",
                 "Files of a filesystem that does not open any more",
                 (
-                    Text("The disk is searched for them: also when its partitions are gone, or it was overwritten in"),
-                    Text("part. Which files are whole, damaged or lost is told."),
+                    Text(
+                        "The disk is searched for them: also when its partitions are gone, or it was overwritten in "
+                        "part. Which files are whole, damaged or lost is told."
+                    ),
                 ),
             ),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -27,17 +28,23 @@ SEED = int(os.environ.get("SALVAGE_SEED", "1"))
 
 @pytest.fixture(scope="module")
 def image_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
-    """An image of each kind, made once; it must not be changed."""
-    made: dict[str, Made] = {}
+    """An image of each kind, made once for all processes of a run; it must not be changed."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def get(name: str) -> Made:
         kind = KINDS[name]
         missing = kind.missing()
         if missing:
             pytest.skip(f"{', '.join(missing)} not installed")
-        if name not in made:
-            made[name] = make(kind, tmp_path_factory.mktemp(name))
-        return made[name]
+        folder = shared / f"salvage-{name}"
+        with (shared / f"salvage-{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            told = folder / "made.json"
+            if not told.exists():
+                folder.mkdir()
+                told.write_text(json.dumps(make(kind, folder)[1]))
+        return folder / f"{name}.img", json.loads(told.read_text())
 
     return get
 
